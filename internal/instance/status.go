@@ -1,0 +1,159 @@
+package instance
+
+import (
+	"context"
+	"time"
+
+	"rlca/tunnel"
+)
+
+// Status is one host in the answer of rlca status --json. What is not known is null.
+type Status struct {
+	Name string `json:"name"`
+	// State is up, connecting, waiting, "needs you" or closed.
+	State     string         `json:"state"`
+	Since     time.Time      `json:"since"`
+	Link      *LinkStatus    `json:"link"`
+	Engine    *EngineStatus  `json:"engine"`
+	Model     *ModelStatus   `json:"model"`
+	Forward   ForwardStatus  `json:"forward"`
+	Memory    *MemoryStatus  `json:"memory"`
+	Reconnect *tunnel.Healed `json:"last_reconnect"`
+	// Local is true for this machine: there is no link.
+	Local     bool   `json:"local"`
+	LastError string `json:"last_error"`
+}
+
+// LinkStatus is where the SSH link stands.
+type LinkStatus struct {
+	State      string     `json:"state"`
+	Since      time.Time  `json:"since"`
+	RTTms      *float64   `json:"rtt_ms"`
+	Reconnects int        `json:"reconnects"`
+	LastError  string     `json:"last_error"`
+	NextTry    *time.Time `json:"next_try"`
+}
+
+// EngineStatus is what serves on the box.
+type EngineStatus struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Address string `json:"address"`
+	// BoundLoopback is null when the box's listeners could not be read.
+	BoundLoopback *bool  `json:"bound_loopback"`
+	Origin        string `json:"origin"`
+}
+
+// ModelStatus is the model as the engine last told it.
+type ModelStatus struct {
+	Name      string `json:"name"`
+	Digest    string `json:"digest"`
+	Quant     string `json:"quant"`
+	Context   int    `json:"context"`
+	SizeBytes int64  `json:"size_bytes"`
+	VRAMBytes int64  `json:"vram_bytes"`
+}
+
+// ForwardStatus is the local port.
+type ForwardStatus struct {
+	Listen string `json:"listen"`
+	Mode   string `json:"mode"`
+	Open   int    `json:"open"`
+	Held   int    `json:"held"`
+	// HeldSince is how long the oldest caller has been held, in seconds.
+	HeldSince float64 `json:"held_s"`
+	Served    int64   `json:"served"`
+	Reset     int64   `json:"reset"`
+	Failed    int64   `json:"failed"`
+}
+
+// MemoryStatus is what the fit predicted and what the probe found when the host was connected, in bytes.
+type MemoryStatus struct {
+	PredictedBytes *int64 `json:"predicted_bytes"`
+	ModelBytes     *int64 `json:"model_bytes"`
+	TotalBytes     *int64 `json:"total_bytes"`
+	FreeBytes      *int64 `json:"free_bytes"`
+	SwapUsedBytes  *int64 `json:"swap_used_bytes"`
+}
+
+// askLimit is how long a status waits for the engine's own word.
+const askLimit = 2 * time.Second
+
+// Status says how the host stands. With the link up it asks the engine what it has loaded, for at most two seconds.
+func (i *Instance) Status(ctx context.Context) Status {
+	i.refresh(ctx)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	st := Status{Name: i.req.Name, State: "connecting", Since: i.since, Local: i.isLocal(), Forward: ForwardStatus{Listen: i.listen, Mode: "tcp"}}
+	if !i.readyAt.IsZero() {
+		st.State, st.Since = "up", i.readyAt
+	}
+	if i.direct {
+		st.Forward.Listen, st.Forward.Mode = i.addr, "direct"
+	}
+	if i.link != nil {
+		l := i.link.Status()
+		ls := &LinkStatus{State: string(l.State), Since: l.Since, Reconnects: l.Reconnects, LastError: l.LastError}
+		if l.State == tunnel.Up {
+			ms := l.RTT.Seconds() * 1000
+			ls.RTTms = &ms
+		}
+		if !l.NextTry.IsZero() {
+			ls.NextTry = &l.NextTry
+		}
+		st.Link, st.Reconnect, st.LastError = ls, l.Last, l.LastError
+		if !i.readyAt.IsZero() && l.State != tunnel.Up {
+			st.State = string(l.State)
+			st.Since = l.Since
+		}
+	}
+	if i.lastErr != nil {
+		st.LastError = i.lastErr.Error()
+	}
+	if f := i.forward; f != nil {
+		s := f.Stats()
+		st.Forward.Open, st.Forward.Held, st.Forward.HeldSince = s.Open, s.Held, s.OldestHeld.Seconds()
+		st.Forward.Served, st.Forward.Reset, st.Forward.Failed = s.Served, s.Reset, s.Failed
+	}
+	if s := i.server; s != nil {
+		st.Engine = &EngineStatus{Name: s.Engine, Version: s.Version, Address: s.Address, BoundLoopback: s.LoopbackBound, Origin: s.Origin()}
+		m := s.Model
+		st.Model = &ModelStatus{Name: m.Name, Digest: m.Digest, Context: m.Context, SizeBytes: m.SizeBytes, VRAMBytes: m.VRAMBytes}
+	}
+	if s := i.survey; s != nil {
+		st.Memory = s.memory()
+		if st.Model != nil {
+			if s.Fit != nil {
+				st.Model.Quant = s.Fit.Quant
+			}
+			if st.Model.SizeBytes > 0 {
+				size := st.Model.SizeBytes
+				st.Memory.ModelBytes = &size
+			}
+		}
+	}
+	return st
+}
+
+// refresh asks the engine what it has loaded now, if the link is up.
+func (i *Instance) refresh(ctx context.Context) {
+	i.mu.Lock()
+	s, server, link, ready := i.survey, i.server, i.link, !i.readyAt.IsZero()
+	i.mu.Unlock()
+	if !ready || s == nil || s.Engine == nil || server == nil || link != nil && link.Status().State != tunnel.Up {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	loaded, err := s.Engine.Loaded(ctx, server)
+	if err != nil {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.server == server {
+		now := *server
+		now.Model = loaded
+		i.server = &now
+	}
+}
