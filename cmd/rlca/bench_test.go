@@ -1,0 +1,209 @@
+//go:build bench
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"rlca/internal/box"
+	"rlca/internal/peer"
+	"rlca/remote/remotetest"
+)
+
+// TestBench measures beside ssh and autossh, interleaved in one run, and prints medians and ratios. It judges
+// nothing. make bench runs it.
+func TestBench(t *testing.T) {
+	ssh := peer.Need(t, "ssh")
+	runs := 5
+	if n, err := strconv.Atoi(os.Getenv("RLCA_BENCH_RUNS")); err == nil && n > 0 {
+		runs = n
+	}
+	sshd := peer.StartSSHD(t)
+	far := benchFar(t)
+	engine, err := box.StartEngine(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+
+	l := newLaptop(t)
+	ours := remotetest.FreePort(t)
+	l.write("spark", fmt.Sprintf("host = \"box\"\n[engine]\nname = \"none\"\naddress = %q\n[forward]\nlisten = \"127.0.0.1:%d\"\n", far, ours))
+	l.must("-F", sshd.Config, "connect", "spark")
+	defer l.rlca("disconnect", "spark")
+
+	theirs := map[string]int{"ssh -L": remotetest.FreePort(t)}
+	start := func(name string, cmd *exec.Cmd) {
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		for range 100 {
+			if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", theirs[name])); err == nil {
+				c.Close()
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		t.Fatalf("%s did not open its port", name)
+	}
+	start("ssh -L", exec.Command(ssh, "-F", sshd.Config, "-N", "-L", fmt.Sprintf("127.0.0.1:%d:%s", theirs["ssh -L"], far), "box"))
+	if autossh, ok := peer.Find("autossh"); ok {
+		theirs["autossh"] = remotetest.FreePort(t)
+		cmd := exec.Command(autossh, "-M", "0", "-F", sshd.Config, "-N", "-L", fmt.Sprintf("127.0.0.1:%d:%s", theirs["autossh"], far), "box")
+		start("autossh", cmd)
+	}
+	ports := map[string]int{"rlca": ours}
+	names := []string{"rlca"}
+	for n, p := range theirs {
+		ports[n] = p
+		names = append(names, n)
+	}
+	slices.Sort(names[1:])
+
+	t.Run("throughput", func(t *testing.T) {
+		got := map[string][]float64{}
+		for range runs {
+			for _, n := range names {
+				got[n] = append(got[n], download(t, ports[n], 256<<20))
+			}
+		}
+		table(t, "forward, 256 MiB from the box", "MiB/s", names, got)
+	})
+	t.Run("round trip", func(t *testing.T) {
+		got := map[string][]float64{}
+		for range runs {
+			for _, n := range names {
+				got[n] = append(got[n], pingPong(t, ports[n], 500))
+			}
+		}
+		table(t, "200 bytes there and back, median of 500", "ms", names, got)
+	})
+	l.must("disconnect", "spark")
+
+	t.Run("connect", func(t *testing.T) {
+		got := map[string][]float64{}
+		l.write("warm", fmt.Sprintf("host = \"box\"\n[engine]\naddress = %q\n[model]\nname = %q\ncontext = 4096\n[forward]\nlisten = \"127.0.0.1:%d\"\n", engine.Addr(), engine.Model(), ours))
+		l.write("bare", fmt.Sprintf("host = \"box\"\n[engine]\nname = \"none\"\naddress = %q\n[forward]\nlisten = \"127.0.0.1:%d\"\n", far, ours))
+		kinds := []string{"ssh HOST true", "rlca connect", "rlca connect, engine none"}
+		for range runs {
+			got[kinds[0]] = append(got[kinds[0]], timed(t, func() {
+				if out, err := exec.Command(ssh, "-F", sshd.Config, "box", "true").CombinedOutput(); err != nil {
+					t.Fatalf("ssh: %v: %s", err, out)
+				}
+			}))
+			for n, profile := range []string{"warm", "bare"} {
+				k := kinds[n+1]
+				got[k] = append(got[k], timed(t, func() { l.must("-F", sshd.Config, "connect", profile) }))
+				l.must("disconnect", profile)
+			}
+		}
+		table(t, "from nothing to ready, engine and model warm", "ms", kinds, got)
+	})
+	t.Run("heal", func(t *testing.T) {
+		l.must("-F", sshd.Config, "connect", "spark")
+		var got []float64
+		for range runs {
+			time.Sleep(1200 * time.Millisecond)
+			sshd.KillConnections()
+			got = append(got, timed(t, func() { pingPong(t, ours, 1) }))
+		}
+		table(t, "next answer after the connection was killed", "ms", []string{"rlca"}, map[string][]float64{"rlca": got})
+	})
+}
+
+// benchFar is a server on the box: it sends as many bytes as it is asked for, and echoes on "echo".
+func benchFar(t *testing.T) string {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	block := make([]byte, 1<<20)
+	mux.HandleFunc("GET /bytes", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.URL.Query().Get("n"))
+		w.Header().Set("Content-Length", strconv.Itoa(n))
+		for n > 0 {
+			k := min(n, len(block))
+			if _, err := w.Write(block[:k]); err != nil {
+				return
+			}
+			n -= k
+		}
+	})
+	mux.HandleFunc("POST /echo", func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+	srv := &http.Server{Handler: mux}
+	go srv.Serve(ln)
+	t.Cleanup(func() { srv.Close() })
+	return ln.Addr().String()
+}
+
+func download(t *testing.T, port, n int) float64 {
+	start := time.Now()
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/bytes?n=%d", port, n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	got, err := io.Copy(io.Discard, resp.Body)
+	if err != nil || got != int64(n) {
+		t.Fatalf("%d of %d bytes, %v", got, n, err)
+	}
+	return float64(n) / (1 << 20) / time.Since(start).Seconds()
+}
+
+// pingPong gives the median round trip of 200 bytes on one connection, in ms.
+func pingPong(t *testing.T, port, n int) float64 {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}}
+	defer c.CloseIdleConnections()
+	var all []float64
+	for range n {
+		req, err := http.NewRequestWithContext(ctx, "POST", fmt.Sprintf("http://127.0.0.1:%d/echo", port), strings.NewReader(strings.Repeat("x", 200)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, timed(t, func() {
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}))
+	}
+	return median(all)
+}
+
+func timed(t *testing.T, f func()) float64 {
+	t.Helper()
+	start := time.Now()
+	f()
+	return float64(time.Since(start).Microseconds()) / 1000
+}
+
+func median(v []float64) float64 {
+	v = slices.Clone(v)
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+func table(t *testing.T, what, unit string, names []string, got map[string][]float64) {
+	fmt.Printf("\n%s, %s, %d runs in turn\n", what, unit, len(got[names[0]]))
+	base := median(got[names[0]])
+	for _, n := range names {
+		fmt.Printf("  %-28s median %9.2f   min %9.2f   max %9.2f   ratio to %s %.2f\n", n, median(got[n]), slices.Min(got[n]), slices.Max(got[n]), names[0], median(got[n])/base)
+	}
+}
