@@ -68,11 +68,11 @@ type Link struct {
 
 // Healed is the last reconnect.
 type Healed struct {
-	At time.Time `json:"at"`
+	At time.Time
 	// After is how long the link was down.
-	After time.Duration `json:"after_ns"`
+	After time.Duration
 	// Reason is that of the last Poke while it was down, as "woke from sleep"; else what ended the connection.
-	Reason string `json:"reason"`
+	Reason string
 }
 
 // LinkStatus is what a Link tells of itself.

@@ -153,7 +153,7 @@ func headline(h instance.Status, paint func(string) string) string {
 				s = "1 reconnect"
 			}
 			if r := h.Reconnect; r != nil {
-				s += fmt.Sprintf(", the last %s ago (back in %s)", ago(r.At), instance.Span(r.After))
+				s += fmt.Sprintf(", the last %s ago (back in %s)", ago(r.At), instance.Span(time.Duration(r.After*float64(time.Second))))
 			}
 			parts = append(parts, s)
 		}

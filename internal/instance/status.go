@@ -11,17 +11,25 @@ import (
 type Status struct {
 	Name string `json:"name"`
 	// State is up, connecting, waiting, "needs you" or closed.
-	State     string         `json:"state"`
-	Since     time.Time      `json:"since"`
-	Link      *LinkStatus    `json:"link"`
-	Engine    *EngineStatus  `json:"engine"`
-	Model     *ModelStatus   `json:"model"`
-	Forward   ForwardStatus  `json:"forward"`
-	Memory    *MemoryStatus  `json:"memory"`
-	Reconnect *tunnel.Healed `json:"last_reconnect"`
+	State     string        `json:"state"`
+	Since     time.Time     `json:"since"`
+	Link      *LinkStatus   `json:"link"`
+	Engine    *EngineStatus `json:"engine"`
+	Model     *ModelStatus  `json:"model"`
+	Forward   ForwardStatus `json:"forward"`
+	Memory    *MemoryStatus `json:"memory"`
+	Reconnect *Reconnect    `json:"last_reconnect"`
 	// Local is true for this machine: there is no link.
 	Local     bool   `json:"local"`
 	LastError string `json:"last_error"`
+}
+
+// Reconnect is the last time that the link came back.
+type Reconnect struct {
+	At time.Time `json:"at"`
+	// After is how long the link was down, in seconds.
+	After  float64 `json:"after_s"`
+	Reason string  `json:"reason"`
 }
 
 // LinkStatus is where the SSH link stands.
@@ -101,7 +109,10 @@ func (i *Instance) Status(ctx context.Context) Status {
 		if !l.NextTry.IsZero() {
 			ls.NextTry = &l.NextTry
 		}
-		st.Link, st.Reconnect, st.LastError = ls, l.Last, l.LastError
+		st.Link, st.LastError = ls, l.LastError
+		if h := l.Last; h != nil {
+			st.Reconnect = &Reconnect{At: h.At, After: h.After.Seconds(), Reason: h.Reason}
+		}
 		if !i.readyAt.IsZero() && l.State != tunnel.Up {
 			st.State = string(l.State)
 			st.Since = l.Since

@@ -169,10 +169,7 @@ func TestSSHDExtra(t *testing.T) {
 	if log, err := os.ReadFile(s.Log); err != nil || len(log) != 0 {
 		t.Errorf("a quiet server wrote %q, %v", log, err)
 	}
-	program, ok := Find("ssh")
-	if !ok {
-		t.Skip("ssh is missing: make peers")
-	}
+	program := Need(t, "ssh")
 	cmd := exec.Command(program, "-F", s.Config, "-o", "BatchMode=yes", "box", "true")
 	cmd.Stdin = strings.NewReader("")
 	if out, err := cmd.CombinedOutput(); string(out) != "forced\n" || err != nil {
