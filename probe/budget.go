@@ -1,5 +1,7 @@
 package probe
 
+import "slices"
+
 const (
 	mib = int64(1) << 20
 	giB = int64(1) << 30
@@ -11,6 +13,7 @@ const (
 //	dedicated, partition  1 GiB or 3 %: the CUDA context, the allocator, a desktop
 //	unified, NVIDIA       6 GiB or 6 %: running out freezes the whole machine, not only the engine
 //	unified, Jetson       1 GiB or 10 %: the same on boards of 8 to 128 GiB
+//	unified, AMD, Intel   4 GiB or 5 %, and never more than the GPU may reach (pci.go)
 //	unified, Apple        2 GiB, and never more than the wired limit (mac.go)
 //	host                  2 GiB or 10 %
 //
@@ -25,6 +28,8 @@ func budget(kind, vendor string, total, free *int64) (*int64, string) {
 		floor, percent, how = 6*giB, 6, "6 GiB or 6 % kept for the system"
 	case kind == Unified && vendor == jetson:
 		floor, percent, how = giB, 10, "1 GiB or 10 % kept for the system"
+	case kind == Unified && (vendor == "AMD" || vendor == "Intel"):
+		floor, percent, how = 4*giB, 5, "4 GiB or 5 % kept for the system"
 	case kind == Unified:
 		floor, percent, how = 2*giB, 0, "2 GiB kept for the system"
 	case kind == HostPool:
@@ -44,6 +49,8 @@ func (r *Report) pool(id, kind, vendor string, total, free *int64) *Pool {
 	case r.OS != "linux" || free == nil || kind != Unified && kind != HostPool:
 	case kind == HostPool && r.Memory.CgroupLimitBytes != nil:
 		p.FreeFrom = "control group"
+	case r.sized == "tegrastats":
+		p.FreeFrom = "tegrastats"
 	default:
 		p.FreeFrom = "MemAvailable"
 	}
@@ -60,7 +67,7 @@ func (r *Report) closing() {
 	if s := r.Memory.SwapUsedBytes; s != nil && *s > swapped {
 		r.warn("%s GiB of swap are in use: the box is or was short of memory", gib(s))
 	}
-	if p := r.Best(); p != nil && p.Kind == Unified && r.OS == "linux" {
+	if p := r.Best(); p != nil && p.Kind == Unified && r.OS == "linux" && r.heldBy(p, "NVIDIA") {
 		if f := r.Memory.FreeBytes; f != nil && p.FreeBytes != nil && *p.FreeBytes-*f > 16*giB {
 			r.warn("%s GiB are page cache: vLLM counts them as used; on the box: sudo sh -c 'sync; echo 3 > /proc/sys/vm/drop_caches'", gib(ptr(*p.FreeBytes-*f)))
 		}
@@ -74,4 +81,9 @@ func (r *Report) closing() {
 			r.warn("%s listens on %s, %s", e.Name, *e.Address, open)
 		}
 	}
+}
+
+// heldBy says whether a GPU of that vendor has a pool.
+func (r *Report) heldBy(p *Pool, vendor string) bool {
+	return slices.ContainsFunc(r.Accelerators, func(a Accelerator) bool { return a.Vendor == vendor && a.Pool != nil && *a.Pool == p.ID })
 }

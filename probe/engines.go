@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"encoding/json"
 	"net"
 	"slices"
 	"strconv"
@@ -40,13 +41,23 @@ func (r *Report) engines(a *answer) {
 	_, r.Setsid = paths["setsid"]
 	_, r.Curl = paths["curl"]
 	running, service := processes(a.text("procs"))
+	var boxes []container
+	for _, name := range []string{"docker", "podman"} {
+		for _, c := range containers(a.text(name)) {
+			c.from = name
+			boxes = append(boxes, c)
+		}
+	}
+	heard := r.heard(a)
 	for _, k := range kinds {
 		e := Engine{Name: k.name, Path: value(paths[k.name])}
-		switch k.name {
-		case "ollama":
-			e.Version = ollamaVersion(a.text("v_ollama"))
-		case "vllm":
+		if k.name == "vllm" {
 			e.Version = value(paths["vllm_version"])
+		}
+		e.From = by("tools", e.Path, e.Version)
+		if k.name == "ollama" {
+			e.Version = ollamaVersion(a.text("v_ollama"))
+			e.From = origin(e.From, by("v_ollama", e.Version))
 		}
 		var mine []process
 		for _, p := range running {
@@ -54,12 +65,32 @@ func (r *Report) engines(a *answer) {
 				mine = append(mine, p)
 			}
 		}
+		if len(mine) > 0 {
+			e.From = origin(e.From, "procs")
+		}
 		owned := r.place(&e, k, mine)
+		inside := e.How == inContainer || !owned && len(mine) == 0
+		for _, p := range mine {
+			inside = inside || p.how == inContainer
+		}
+		for _, c := range boxes {
+			if c.engine != k.name || !inside {
+				continue
+			}
+			e.Running, e.How, e.From = ptr(true), inContainer, origin(e.From, c.from)
+			if e.Version == nil {
+				e.Version = value(c.version)
+			}
+			if e.Address == nil && c.port != 0 { // the kernel may lead the port in without a listener
+				e.Address, e.Exposed = ptr(net.JoinHostPort(c.host, strconv.Itoa(c.port))), ptr(exposed(c.host))
+			}
+		}
 		switch {
+		case e.Running != nil:
 		case owned || len(mine) > 0:
 			e.Running = ptr(true)
-		case e.Address == nil && r.canListen(a):
-			e.Running = ptr(false)
+		case e.Address == nil && heard != "":
+			e.Running, e.From = ptr(false), origin(e.From, heard)
 		}
 		if e.Running != nil && *e.Running {
 			for _, p := range mine {
@@ -68,7 +99,7 @@ func (r *Report) engines(a *answer) {
 				}
 			}
 			if e.How == "" && k.name == "ollama" && service {
-				e.How = systemService
+				e.How, e.From = systemService, origin(e.From, "procs")
 			}
 		}
 		if e.Path != nil || e.Address != nil || e.Running != nil && *e.Running {
@@ -77,9 +108,18 @@ func (r *Report) engines(a *answer) {
 	}
 }
 
-// canListen says whether the listeners could be read at all.
-func (r *Report) canListen(a *answer) bool {
-	return len(r.Listeners) > 0 || a.text("listen") != "" || a.sections["proctcp"].rc == 0 && a.has("proctcp")
+// heard is the From of a port being nobody's. It is empty if the listeners could not be read at all.
+func (r *Report) heard(a *answer) (from string) {
+	for _, l := range r.Listeners {
+		from = origin(from, l.From)
+	}
+	if a.text("listen") != "" {
+		from = origin(from, "listen")
+	}
+	if a.sections["proctcp"].rc == 0 && a.has("proctcp") {
+		from = origin(from, "proctcp")
+	}
+	return from
 }
 
 // place finds the address of an engine among the listeners, and reports whether its owner is known to be the engine.
@@ -111,10 +151,14 @@ func (r *Report) place(e *Engine, k kind, mine []process) (owned bool) {
 		if l.Port != port {
 			continue
 		}
+		e.From = origin(e.From, l.From)
 		if l.Process != nil {
 			owned = owned || !publishes(*l.Process)
 			if publishes(*l.Process) {
 				e.How = inContainer
+			}
+			if *l.Process == wslRelay {
+				e.How = inWSL
 			}
 		}
 		if e.Address == nil || l.Exposed && !*e.Exposed {
@@ -133,7 +177,7 @@ func named(process, engine string) bool {
 // publishes says whether a process hands a container's port to the outside.
 func publishes(process string) bool {
 	switch process {
-	case "docker-proxy", "rootlesskit", "rootlessport", "pasta", "slirp4netns", "conmon", "com.docker.backend", "com.docker.backe":
+	case wslRelay, "docker-proxy", "rootlesskit", "rootlessport", "pasta", "pasta.avx2", "slirp4netns", "conmon", "com.docker.backend", "com.docker.backe":
 		return true
 	}
 	return false
@@ -146,12 +190,17 @@ const (
 	userProcess   = "user process"
 	desktopApp    = "desktop app"
 	inContainer   = "in a container"
+	inWSL         = "in WSL"
 )
 
-// processes reads "proc PID PARENT NAME FIRST-ARGUMENT CONTROL-GROUP", a Mac's "mac PID PARENT PATH", the probe's own
-// "self CONTROL-GROUP" and "unit STATE", which says whether a system service named ollama is active.
+// wslRelay hands a port of WSL to Windows.
+const wslRelay = "wslrelay"
+
+// processes reads "proc PID PARENT NAME FIRST-ARGUMENT CONTROL-GROUP", a Mac's "mac PID PARENT PATH", "win PID NAME" of
+// Windows, the probe's own "self CONTROL-GROUP" and "unit STATE", which says whether a system service named ollama is
+// active.
 func processes(text string) (list []process, service bool) {
-	self := ""
+	self, app := "", false
 	for line := range strings.SplitSeq(text, "\n") {
 		w := strings.Fields(line)
 		if len(w) < 2 || len(list) >= maxRows {
@@ -162,6 +211,13 @@ func processes(text string) (list []process, service bool) {
 			self = w[1]
 		case "unit":
 			service = w[1] == "active"
+		case "win":
+			p := process{name: strings.ToLower(strings.Join(w[2:], " ")), how: userProcess}
+			if p.pid, _ = strconv.Atoi(w[1]); p.name == "ollama app" { // it sits beside the clock and starts the server
+				app = true
+				continue
+			}
+			list = append(list, p)
 		case "proc", "mac":
 			if len(w) < 4 {
 				continue
@@ -192,6 +248,11 @@ func processes(text string) (list []process, service bool) {
 			list = append(list, p)
 		}
 	}
+	for i := range list {
+		if app && list[i].name == "ollama" {
+			list[i].how = desktopApp
+		}
+	}
 	return list, service
 }
 
@@ -209,8 +270,13 @@ func unitOf(group string) string {
 	return systemService
 }
 
+// ollamaVersion reads what ollama --version says, or the server's {"version":"0.12.1"}.
 func ollamaVersion(text string) *string {
 	for line := range strings.SplitSeq(text, "\n") {
+		var answer struct{ Version string }
+		if strings.HasPrefix(line, "{") && json.Unmarshal([]byte(line), &answer) == nil && answer.Version != "" {
+			return &answer.Version
+		}
 		for _, before := range []string{"ollama version is ", "client version is "} {
 			if _, v, ok := strings.Cut(line, before); ok {
 				if v = strings.TrimSpace(v); v != "" {

@@ -1,7 +1,7 @@
 package probe
 
 import (
-	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -47,10 +47,54 @@ func meminfo(text string) map[string]int64 {
 	return m
 }
 
+// freeTable reads what free prints, with the names of meminfo: for a box whose /proc/meminfo cannot be read, where
+// busybox's free still asks the kernel. Its numbers are KiB, or have a unit: 7.6Gi, 543Mi, 0B.
+func freeTable(text string) map[string]int64 {
+	m := map[string]int64{}
+	var head []string
+	for line := range strings.SplitSeq(text, "\n") {
+		w := strings.Fields(line)
+		if len(w) > 2 && w[0] == "total" {
+			head = w
+			continue
+		}
+		if len(w) < 2 || head == nil || w[0] != "Mem:" && w[0] != "Swap:" {
+			continue
+		}
+		for i, cell := range w[1:min(len(w), len(head)+1)] {
+			n := freeSize(cell)
+			key := map[string]string{"Mem:total": "MemTotal", "Mem:free": "MemFree", "Mem:available": "MemAvailable", "Mem:buffers": "Buffers",
+				"Mem:cached": "Cached", "Mem:buff/cache": "Cached", "Swap:total": "SwapTotal", "Swap:free": "SwapFree"}[w[0]+head[i]]
+			if n != nil && key != "" {
+				m[key] = *n
+			}
+		}
+	}
+	return m
+}
+
+// freeSize reads a cell of free in bytes.
+func freeSize(s string) *int64 {
+	digits := strings.TrimRight(s, "BKMGTPEi")
+	f, err := strconv.ParseFloat(digits, 64)
+	shift, ok := map[string]int{"": 10, "B": 0, "K": 10, "M": 20, "G": 30, "T": 40, "Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}[s[len(digits):]]
+	if err != nil || !ok || !(f >= 0 && f < 1<<40) || f*float64(int64(1)<<shift) > 1<<50 {
+		return nil
+	}
+	return ptr(int64(f * float64(int64(1)<<shift)))
+}
+
 func (r *Report) linux(a *answer) {
 	r.osRelease(a.text("os"))
+	r.tegra(a)
 	r.cpu(a.text("cpu"))
-	m := meminfo(a.text("meminfo"))
+	m, from := meminfo(a.text("meminfo")), "meminfo"
+	if m["MemTotal"] == 0 {
+		m, from = freeTable(a.text("free")), "free"
+	}
+	if m["MemTotal"] == 0 {
+		m, from = tegrastats(a.text("tegrastats")), "tegrastats"
+	}
 	get := func(key string) *int64 {
 		if n, ok := m[key]; ok {
 			return &n
@@ -66,18 +110,57 @@ func (r *Report) linux(a *answer) {
 	if free := get("SwapFree"); free != nil && mem.SwapTotalBytes != nil {
 		mem.SwapUsedBytes = ptr(max(0, *mem.SwapTotalBytes-*free))
 	}
+	r.sized = by(from, mem.TotalBytes, mem.AvailableBytes)
+	mem.From = by(from, mem.TotalBytes, mem.AvailableBytes, mem.SwapTotalBytes)
 	total, avail := r.cgroup(a.text("cgroup"))
 	unified := r.nvidia(a)
-	r.otherGPUs(a.text("gpus"))
+	unified = r.otherGPUs(a) || unified
 	if unified {
 		if r.Memory.CgroupLimitBytes != nil {
 			r.warn("this login may use %s GiB of memory, less than the machine has: an engine that it starts is stopped beyond that", gib(r.Memory.CgroupLimitBytes))
 		}
 		return
 	}
-	if total != nil {
-		r.pool("host", HostPool, "", total, avail)
+	rest, avail := r.withoutGPUNodes(a.text("cpu"), total, avail)
+	from = origin(r.sized, by("cgroup", mem.CgroupLimitBytes))
+	if rest != total {
+		from = origin(from, "cpu")
 	}
+	if rest != nil {
+		r.pool("host", HostPool, "", rest, avail).From = from
+	}
+}
+
+// withoutGPUNodes takes the memory of a GH200's or GB200's GPU out of the host's: Linux counts it in MemTotal, as
+// memory nodes without a CPU, "node FREE TOTAL" in kB. It is the GPU's pool already. Of other machines such nodes are
+// memory of the host on a bus of its own.
+func (r *Report) withoutGPUNodes(text string, total, avail *int64) (*int64, *int64) {
+	superchip := slices.ContainsFunc(r.Accelerators, func(a Accelerator) bool {
+		return strings.Contains(a.Name, "GH200") || strings.Contains(a.Name, "GB200") || strings.Contains(a.Name, "GB300")
+	})
+	if !superchip || total == nil {
+		return total, avail
+	}
+	var all, free int64
+	for line := range strings.SplitSeq(text, "\n") {
+		w := strings.Fields(line)
+		if len(w) != 3 || w[0] != "node" {
+			continue
+		}
+		if f, t := num(w[1]), num(w[2]); f != nil && t != nil && *f <= *t && *t < 1<<40 {
+			all, free = all+*t*1024, free+*f*1024
+		}
+	}
+	// Under a control group's limit that is smaller than the rest, the limit stands.
+	machine := r.Memory.TotalBytes
+	if all <= 0 || machine == nil || all >= *machine {
+		return total, avail
+	}
+	total = ptr(min(*total, *machine-all))
+	if avail != nil {
+		avail = ptr(max(0, min(*avail, *total, *r.Memory.AvailableBytes-free)))
+	}
+	return total, avail
 }
 
 // cpu reads "cores N", "model NAME" (one line for each kind of core) and the flags that matter.
@@ -120,6 +203,7 @@ func (r *Report) cgroup(text string) (total, avail *int64) {
 		}
 		if *limit < *total {
 			total, r.Memory.CgroupLimitBytes = limit, limit
+			r.Memory.From = origin(r.Memory.From, "cgroup")
 		}
 		room := *limit
 		if len(w) > 2 {
@@ -137,29 +221,6 @@ func (r *Report) cgroup(text string) (total, avail *int64) {
 		}
 	}
 	return total, avail
-}
-
-// otherGPUs names the GPUs of other makers by their PCI ids, "card VENDOR DEVICE SLOT". Their memory is not read yet,
-// so they give no pool.
-func (r *Report) otherGPUs(text string) {
-	for line := range strings.SplitSeq(text, "\n") {
-		w := strings.Fields(line)
-		if len(w) < 4 || w[0] != "card" || len(r.Accelerators) >= maxGPUs {
-			continue
-		}
-		var vendor string
-		switch {
-		case w[1] == "0x1002":
-			vendor = "AMD"
-		case w[1] == "0x8086" && !strings.HasSuffix(w[3], ":00:02.0"): // that slot is the one in the CPU
-			vendor = "Intel"
-		default:
-			continue
-		}
-		name := fmt.Sprintf("%s GPU %s", vendor, strings.TrimPrefix(w[2], "0x"))
-		r.Accelerators = append(r.Accelerators, Accelerator{Vendor: vendor, Name: name, Bus: &w[3], State: "unknown"})
-		r.warn("%s: the memory of GPUs by %s is not read yet, so the box counts as one without a GPU", name, vendor)
-	}
 }
 
 func (r *Report) osRelease(text string) {
@@ -192,10 +253,14 @@ func (r *Report) osRelease(text string) {
 				r.OSName += " on WSL"
 			}
 		case strings.HasSuffix(file, "nv_tegra_release"):
-			r.jetson = r.jetson || strings.HasPrefix(line, "# R")
+			if strings.HasPrefix(line, "# R") {
+				r.jetson = "os"
+			}
 		case strings.HasSuffix(file, "device-tree/model"):
 			r.Product = line
-			r.jetson = r.jetson || strings.Contains(line, "Jetson")
+			if strings.Contains(line, "Jetson") {
+				r.jetson = "os"
+			}
 		case strings.HasSuffix(file, "sys_vendor"):
 			vendor = line
 		case strings.HasSuffix(file, "product_name"):
@@ -209,32 +274,45 @@ func (r *Report) osRelease(text string) {
 	}
 }
 
-// disks reads pairs of "path P" and a line of df -Pk.
+// disks reads pairs of "path P" and what df -Pk says of it. A df that knows no -P breaks the row behind a long device
+// name; then the second half is enough.
 func (r *Report) disks(text string) {
-	path := ""
+	path, unit := "", int64(1024)
 	for line := range strings.SplitSeq(text, "\n") {
 		if p, ok := strings.CutPrefix(line, "path "); ok {
-			path = p
-			continue
-		}
-		w := strings.Fields(line)
-		if path == "" || len(w) < 6 {
-			continue
-		}
-		if len(r.Disk) >= maxRows {
-			break
-		}
-		d := Disk{Path: path}
-		// From the right: the device's name may have spaces, the mount point seldom has.
-		for i := len(w) - 1; i >= 3; i-- {
-			if strings.HasSuffix(w[i], "%") {
-				if n := num(w[i-1]); n != nil && *n < 1<<53 {
-					d.FreeBytes = ptr(*n * 1024)
-				}
-				break
+			if path != "" && len(r.Disk) < maxRows { // df said nothing of the one before
+				r.Disk = append(r.Disk, Disk{Path: path, From: "disk"})
 			}
+			path, unit = p, 1024
+			continue
 		}
-		r.Disk = append(r.Disk, d)
-		path = ""
+		if strings.Contains(line, "512-blocks") { // a Mac's, without -k
+			unit = 512
+		}
+		if path == "" || len(r.Disk) >= maxRows {
+			continue
+		}
+		if room := dfRoom(line); room != nil {
+			r.Disk = append(r.Disk, Disk{Path: path, FreeBytes: ptr(*room * unit), From: "disk"})
+			path = ""
+		}
 	}
+	if path != "" && len(r.Disk) < maxRows {
+		r.Disk = append(r.Disk, Disk{Path: path, From: "disk"})
+	}
+}
+
+// dfRoom is the number before the percentage, with two more before it: a device and a mount point may have spaces, and
+// the percentage of a file system without a size is "-".
+func dfRoom(line string) *int64 {
+	w := strings.Fields(line)
+	for i := 3; i < len(w); i++ {
+		if w[i] != "-" && !strings.HasSuffix(w[i], "%") || num(w[i-2]) == nil || num(w[i-3]) == nil {
+			continue
+		}
+		if n := num(w[i-1]); n != nil && *n < 1<<53 {
+			return n
+		}
+	}
+	return nil
 }

@@ -9,13 +9,17 @@ import (
 	"strings"
 )
 
-// listen reads the listeners: ss, netstat of Linux or BSD, lsof, or the kernel's own table. Only the local address is
-// judged.
+// listen reads the listeners: ss, netstat of Linux, BSD or Windows, lsof, or the kernel's own table. Only the local
+// address is judged: a firewall may close what is open here.
 func (r *Report) listen(a *answer) {
 	var l Listener
 	name := ""
 	for line := range strings.SplitSeq(a.text("lsof"), "\n") {
 		if line == "" {
+			continue
+		}
+		if strings.Contains(line, "(LISTEN)") { // without -F
+			r.lsofLine(line)
 			continue
 		}
 		switch line[0] {
@@ -26,7 +30,7 @@ func (r *Report) listen(a *answer) {
 			name = line[1:]
 		case 'n':
 			if host, port, ok := splitAddr(line[1:], ':'); ok {
-				r.addListener(host, port, name, l.pid)
+				r.addListener("lsof", host, port, name, l.pid)
 			}
 		}
 	}
@@ -37,17 +41,40 @@ func (r *Report) listen(a *answer) {
 		w := strings.Fields(line)
 		if len(w) > 3 && w[3] == "0A" {
 			if host, port, ok := hexAddr(w[1]); ok {
-				r.addListener(host, port, "", 0)
+				r.addListener("proctcp", host, port, "", 0)
+			}
+		}
+	}
+	if r.OS == "windows" { // netstat tells the number alone
+		running, _ := processes(a.text("procs"))
+		for i := range r.Listeners {
+			l := &r.Listeners[i]
+			j := slices.IndexFunc(running, func(p process) bool { return p.pid == l.pid })
+			if l.pid != 0 && l.Process == nil && j >= 0 {
+				l.Process, l.From = &running[j].name, origin(l.From, "procs")
 			}
 		}
 	}
 }
 
-// socketLine reads a row of ss -ltnp, netstat -ltnp or a Mac's netstat -an: the local address is the first word that
-// is one. A Mac writes 127.0.0.1.11434.
+// lsofLine reads "ollama 537 me 4u IPv6 0xf3ef 0t0 TCP *:11434 (LISTEN)".
+func (r *Report) lsofLine(line string) {
+	w := strings.Fields(line)
+	i := slices.Index(w, "(LISTEN)")
+	if i < 3 {
+		return
+	}
+	if host, port, ok := splitAddr(w[i-1], ':'); ok {
+		pid, _ := strconv.Atoi(w[1])
+		r.addListener("lsof", host, port, strings.ReplaceAll(w[0], `\x20`, " "), pid)
+	}
+}
+
+// socketLine reads a row of ss -ltnp, netstat -ltnp, a Mac's netstat -an or netstat -ano of Windows: the local address
+// is the first word that is one. A Mac writes 127.0.0.1.11434.
 func (r *Report) socketLine(line string) {
 	w := strings.Fields(line)
-	if !slices.Contains(w, "LISTEN") {
+	if len(w) < 3 {
 		return
 	}
 	for i, word := range w {
@@ -58,20 +85,55 @@ func (r *Report) socketLine(line string) {
 		if !ok {
 			continue
 		}
-		process, pid := "", 0
-		rest := strings.Join(w[i+1:], " ")
-		if _, after, ok := strings.Cut(rest, `users:(("`); ok {
+		process, pid, ok := owner(w, i)
+		if ok {
+			r.addListener("listen", host, port, process, pid)
+		}
+		return
+	}
+}
+
+// owner reads what stands behind the local address, the word i: the other address, a state, and who it is. The state
+// is LISTEN, a word of Windows' language, or missing; then only a TCP row whose other address is nobody's listens.
+func owner(w []string, i int) (process string, pid int, ok bool) {
+	rest := w[i+1:]
+	if slices.Contains(w, "LISTEN") {
+		line := strings.Join(rest, " ")
+		if _, after, ok := strings.Cut(line, `users:(("`); ok {
 			process, after, _ = strings.Cut(after, `"`)
 			after, _, _ = strings.Cut(strings.TrimPrefix(after, ",pid="), ",")
 			pid, _ = strconv.Atoi(after)
-		} else if _, owner, ok := strings.Cut(rest, " LISTEN "); ok { // 812/ollama
-			before, after, _ := strings.Cut(owner, "/")
-			pid, _ = strconv.Atoi(before)
-			process = strings.TrimSuffix(after, ":")
+		} else if _, after, ok := strings.Cut(line, "LISTEN "); ok { // 812/ollama
+			process, pid = program(after)
 		}
-		r.addListener(host, port, process, pid)
-		return
+		return process, pid, true
 	}
+	if !strings.HasPrefix(strings.ToLower(w[0]), "tcp") || len(rest) == 0 {
+		return "", 0, false
+	}
+	switch other, after := rest[0], rest[1:]; {
+	case other == "0.0.0.0:0", other == "[::]:0": // Windows
+		if len(after) > 0 {
+			pid, _ = strconv.Atoi(after[len(after)-1])
+		}
+		return "", max(0, pid), true
+	case !strings.HasSuffix(other, ":*"):
+		return "", 0, false
+	case len(after) == 0, after[0] == "-":
+		return "", 0, true
+	case strings.Contains(after[0], "/"):
+		process, pid = program(strings.Join(after, " "))
+		return process, pid, true
+	}
+	return "", 0, false
+}
+
+// program takes "812/ollama" and "447/sshd: /usr/sbin" apart.
+func program(s string) (name string, pid int) {
+	before, after, _ := strings.Cut(s, "/")
+	pid, _ = strconv.Atoi(before)
+	name, _, _ = strings.Cut(after, ": ")
+	return strings.TrimSuffix(strings.TrimSpace(name), ":"), max(0, pid)
 }
 
 // splitAddr takes 127.0.0.1:11434, *:22, [::1]:80, :::22, 127.0.0.53%lo:53 apart at the last colon, or dot.
@@ -113,11 +175,11 @@ func exposed(host string) bool {
 	return err != nil || !a.Unmap().IsLoopback()
 }
 
-func (r *Report) addListener(host string, port int, process string, pid int) {
+func (r *Report) addListener(from, host string, port int, process string, pid int) {
 	if len(r.Listeners) >= maxRows || slices.ContainsFunc(r.Listeners, func(o Listener) bool { return o.Address == host && o.Port == port }) {
 		return
 	}
-	l := Listener{Address: host, Port: port, Exposed: exposed(host), pid: pid}
+	l := Listener{Address: host, Port: port, Exposed: exposed(host), From: from, pid: pid}
 	if process != "" {
 		l.Process = &process
 	}

@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"cmp"
 	"strconv"
 	"strings"
 )
@@ -15,62 +14,99 @@ func (r *Report) mac(a *answer) {
 			key, val, ok = strings.Cut(line, " = ")
 		}
 		if ok {
+			val, _, _ = strings.Cut(val, " #")
+			if _, now, ok := strings.Cut(val, "->"); ok { // sysctl tells a change as "0 -> 114688"
+				val = now
+			}
 			s[strings.TrimSpace(key)] = strings.TrimSpace(val)
 		}
 	}
 	name, version := "macOS", ""
 	for line := range strings.SplitSeq(a.text("sw_vers"), "\n") {
-		key, val, _ := strings.Cut(line, ":")
-		if strings.TrimSpace(key) == "ProductVersion" {
-			version = strings.TrimSpace(val)
+		if _, val, ok := strings.Cut(line, "ProductVersion:"); ok {
+			version = strings.Fields(val + " x")[0]
 		}
 	}
-	r.OSName = strings.TrimSpace(name + " " + version)
+	if version != "x" {
+		name += " " + version
+	}
+	r.OSName = strings.TrimSpace(name)
 	r.Product, r.CPU = s["hw.model"], s["machdep.cpu.brand_string"]
-	if n := num(s["hw.ncpu"]); n != nil {
+	if n := num(s["hw.ncpu"]); n != nil && *n > 0 && *n < 1<<20 {
 		r.Cores = ptr(int(*n))
 	}
-	apple := s["hw.optional.arm64"] == "1" || strings.HasPrefix(r.CPU, "Apple") || r.Arch == "arm64"
+	cards, installed := displays(a.text("displays"))
+	// Under Rosetta the CPU calls itself "VirtualApple" and the machine x86_64.
+	apple := s["hw.optional.arm64"] == "1" || strings.HasPrefix(r.CPU, "Apple") || strings.HasPrefix(r.CPU, "VirtualApple") || r.Arch == "arm64"
 	if apple && s["sysctl.proc_translated"] == "1" {
 		r.Arch = "arm64"
 	}
 	mem := &r.Memory
-	mem.TotalBytes = num(s["hw.memsize"])
+	from := "sysctl"
+	if mem.TotalBytes = num(s["hw.memsize"]); mem.TotalBytes == nil || *mem.TotalBytes == 0 {
+		mem.TotalBytes, from = installed, "displays"
+	}
 	r.macSwap(s["vm.swapusage"])
 	mem.AvailableBytes, mem.FreeBytes = vmStat(a.text("vm_stat"))
+	r.sized = origin(by(from, mem.TotalBytes), by("vm_stat", mem.AvailableBytes))
+	mem.From = origin(r.sized, by("sysctl", mem.SwapTotalBytes, mem.SwapUsedBytes))
 	if !apple {
-		if mem.TotalBytes == nil {
-			return
+		if mem.TotalBytes != nil {
+			r.pool("host", HostPool, "", mem.TotalBytes, mem.AvailableBytes).From = r.sized
 		}
-		r.pool("host", HostPool, "", mem.TotalBytes, mem.AvailableBytes)
+		r.intelMac(cards)
 		return
 	}
 	if s["kern.hv_vmm_present"] == "1" {
-		r.pool("host", HostPool, "", mem.TotalBytes, mem.AvailableBytes)
+		r.pool("host", HostPool, "", mem.TotalBytes, mem.AvailableBytes).From = r.sized
 		r.warn("this Mac is a virtual machine: engines cannot use the GPU")
 		return
 	}
 	p := r.pool("unified", Unified, "Apple", mem.TotalBytes, mem.AvailableBytes)
+	p.From = r.sized
 	if p.BudgetBytes != nil {
-		if limit, how := wiredLimit(*mem.TotalBytes, s); limit < *p.BudgetBytes {
+		limit, how, measured := wiredLimit(*mem.TotalBytes, s)
+		if limit < *p.BudgetBytes {
 			p.BudgetBytes, p.How = &limit, how
+			if !measured {
+				r.warn("how much of its memory this Mac gives its GPU is estimated: %s GiB; sudo sysctl iogpu.wired_limit_mb=N on the Mac sets it", gib(&limit))
+			}
 		}
 	}
-	r.Accelerators = append(r.Accelerators, Accelerator{Vendor: "Apple", Name: cmp.Or(r.CPU, "Apple GPU"), Index: ptr(0), Pool: ptr(p.ID), State: "ok"})
+	gpu, from := "Apple GPU", "uname"
+	switch {
+	case len(cards) > 0 && cards[0].vendor == "Apple" && cards[0].name != "":
+		gpu, from = cards[0].name, "displays"
+	case r.CPU != "":
+		gpu, from = r.CPU, "sysctl"
+	}
+	r.Accelerators = append(r.Accelerators, Accelerator{Vendor: "Apple", Name: gpu, Index: ptr(0), Pool: ptr(p.ID), State: "ok", From: from})
 }
 
-// wiredLimit is how much of a Mac's memory its GPU may hold. Unless it was set by hand, macOS does not tell it to a
-// shell: two thirds up to 36 GiB and three quarters above is the least that was measured on any macOS.
-func wiredLimit(total int64, s map[string]string) (int64, string) {
-	for _, key := range []string{"iogpu.wired_limit_mb", "debug.iogpu.wired_limit"} {
+// intelMac names the GPUs of an Intel Mac. No pool is made of them: Ollama uses the CPU alone there
+// (docs.ollama.com/macos), and macOS tells no free memory of a GPU.
+func (r *Report) intelMac(cards []macGPU) {
+	for i, c := range cards {
+		r.Accelerators = append(r.Accelerators, Accelerator{Vendor: c.vendor, Name: c.name, Index: ptr(i), State: "unknown", From: "displays"})
+	}
+	if len(cards) > 0 {
+		r.warn("engines use the CPU alone on an Intel Mac, whatever its GPU")
+	}
+}
+
+// wiredLimit is how much of a Mac's memory its GPU may hold, in bytes, and whether that is known. The setting is in MiB
+// and 0 stands for macOS's own choice, which it does not tell a shell. Measured on Macs left alone: 2/3 of 16 to
+// 32 GiB, 3/4 of 128 GiB, and up to 0.84 since macOS 26; the least of these is the estimate.
+func wiredLimit(total int64, s map[string]string) (limit int64, how string, known bool) {
+	for _, key := range []string{"iogpu.wired_limit_mb", "debug.iogpu.wired_limit"} { // the second up to macOS 13
 		if n := num(s[key]); n != nil && *n > 0 && *n < 1<<40 {
-			return min(*n*mib, total), "wired limit set by hand"
+			return min(*n*mib, total), "wired limit set by hand", true
 		}
 	}
 	if total <= 36*giB {
-		return total / 3 * 2, "wired limit, estimated: 2/3"
+		return total / 3 * 2, "wired limit, estimated: 2/3", false
 	}
-	return total / 4 * 3, "wired limit, estimated: 3/4"
+	return total / 4 * 3, "wired limit, estimated: 3/4", false
 }
 
 // macSwap reads "total = 2048.00M  used = 1024.50M  free = 1023.50M".
@@ -102,7 +138,7 @@ func vmStat(text string) (avail, free *int64) {
 			size = *n
 		}
 	}
-	if size == 0 || size > 1<<20 {
+	if size < 1 || size > 1<<20 {
 		return nil, nil
 	}
 	var sum int64

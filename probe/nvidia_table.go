@@ -29,11 +29,11 @@ func readTable(text string) (gpus []gpu, parts []slice) {
 			continue
 		}
 		if m := tableGPU.FindStringSubmatch(line); m != nil {
-			gpus = append(gpus, gpu{index: m[1], name: m[2], bus: m[3], driver: driver})
+			gpus = append(gpus, gpu{from: "nv_table", index: m[1], name: m[2], bus: m[3], driver: driver})
 			continue
 		}
 		if m := tableMIG.FindStringSubmatch(line); m != nil {
-			s := slice{gpu: m[1], instance: atoi(m[2]), device: atoi(m[4])}
+			s := slice{from: "nv_table", gpu: m[1], instance: atoi(m[2]), device: atoi(m[4])}
 			if s.total = mibOf(m[6]); s.total != nil {
 				if used := mibOf(m[5]); used != nil {
 					s.free = ptr(max(0, *s.total-*used))
@@ -68,10 +68,10 @@ func readList(text string) (gpus []gpu, parts []slice) {
 			break
 		}
 		if m := listGPU.FindStringSubmatch(line); m != nil {
-			gpus = append(gpus, gpu{index: m[1], name: m[2], uuid: m[3], memory: "Unknown Error"})
+			gpus = append(gpus, gpu{from: "nv_list", index: m[1], name: m[2], uuid: m[3], memory: "Unknown Error"})
 		} else if m := listMIG.FindStringSubmatch(line); m != nil && len(gpus) > 0 {
 			gpus[len(gpus)-1].mig = true
-			parts = append(parts, slice{gpu: gpus[len(gpus)-1].index, device: atoi(m[2]), profile: m[1], uuid: m[3]})
+			parts = append(parts, slice{from: "nv_list", gpu: gpus[len(gpus)-1].index, device: atoi(m[2]), profile: m[1], uuid: m[3]})
 		}
 	}
 	return gpus, parts

@@ -35,14 +35,22 @@ type Runner interface {
 func Script(nonce string) string { return strings.Replace(script, "@NONCE@", nonce, 1) }
 
 // Run probes the far side. A partial answer is an answer, with a warning that says where it ends. None at all is a
-// *NoAnswerError, or the runner's own error where the far side said nothing.
+// *NoAnswerError, or the runner's own error where the far side said nothing. A Runner that is a WindowsRunner is asked
+// by a command where its SSH server is one for Windows.
 func Run(ctx context.Context, r Runner) (*Report, error) {
 	var b [8]byte
 	rand.Read(b[:]) // never fails since Go 1.24
 	nonce := hex.EncodeToString(b[:])
 	limited, cancel := context.WithTimeout(ctx, Limit)
 	defer cancel()
-	out, err := r.Run(limited, Script(nonce))
+	var out []byte
+	var err error
+	if w, ok := r.(WindowsRunner); ok && IsWindows(w.ServerVersion()) {
+		nonce = windowsNonce
+		out, err = w.Command(limited, WindowsCommand())
+	} else {
+		out, err = r.Run(limited, Script(nonce))
+	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -88,9 +96,12 @@ func Parse(nonce string, out []byte) (*Report, error) {
 	}
 	r := &Report{Pools: []Pool{}, Accelerators: []Accelerator{}, Engines: []Engine{}, Listeners: []Listener{}, Disk: []Disk{}, Warnings: []string{}}
 	r.uname(a.text("uname"))
-	if r.OS == "darwin" {
+	switch r.OS {
+	case "darwin":
 		r.mac(a)
-	} else {
+	case "windows":
+		r.windows(a)
+	default:
 		r.linux(a)
 	}
 	r.listen(a)

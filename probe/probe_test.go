@@ -151,9 +151,10 @@ func FuzzParse(f *testing.F) {
 		}
 		f.Add(out)
 	}
-	f.Add(printed("uname", uname, "os", release, "cpu", "cores 20", "meminfo", mem120, "gpus", "card 0x1002 0x744c 0000:03:00.0", "cgroup", "memory.max 1 1 1 /", "fields", fields, "nv_csv", "0, a, 1, 1, 1, 1, 1, 1, 1, x"))
+	f.Add(printed("uname", uname, "os", release, "cpu", "cores 20", "meminfo", mem120, "gpus", "/sys/bus/pci/devices/0000:03:00.0/uevent:PCI_ID=1002:744C", "cgroup", "memory.max 1 1 1 /", "fields", fields, "nv_csv", "0, a, 1, 1, 1, 1, 1, 1, 1, x"))
 	f.Add(printed("uname", "Darwin 1 arm64", "sysctl", "hw.memsize: 1", "vm_stat", "(page size of 16384 bytes)\nPages free: 1.", "disk", "path /\n/dev/sda1 1 1 1 1% /"))
 	f.Add(printed("uname", "Linux 1 x", "listen", "tcp 0 0 *:1 x", "lsof", "p1\nn*:1", "proctcp", "0: 0:0 0:0 0A", "tools", "ollama /x", "procs", "proc 1 1 ollama serve 0::/x.service\nmac 1 1 /Ollama.app/ollama", "nv_table", "| 0 A On | 00000000:01:00.0 Off |\n| 1MiB / 2MiB |\n| 0 1 0 0 | 1MiB / 2MiB |", "nv_list", "GPU 0: A (UUID: GPU-1)\n  MIG 1g.10gb Device 0: (UUID: MIG-1)"))
+	f.Add(printed("uname", "Linux 1 x", "meminfo", mem120, "gpus", sysfs("0000:c1:00.0", "uevent:PCI_ID=1002:1586", "mem_info_vram_total:1", "mem_info_gtt_total:9", "mem_info_gtt_used:1"), "rocm_smi", rocmLayouts["lines"].text, "amd_smi", smiLayouts["text"], "dmesg", amdLogs["a card"][0], "nv_csv/2", "", "nv_xml", xmlLog, "lspci", "0000:00:02.0 VGA [0300]: Intel Corporation Arc [8086:64a0]"))
 	f.Fuzz(func(t *testing.T, out []byte) {
 		r, err := Parse(nonce, out)
 		if err != nil {
@@ -162,6 +163,7 @@ func FuzzParse(f *testing.F) {
 		if _, err := json.Marshal(r); err != nil {
 			t.Error(err)
 		}
+		checkFrom(t, "the report", out)
 		for _, p := range r.Pools {
 			if p.BudgetBytes != nil && *p.BudgetBytes < 0 {
 				t.Errorf("a budget below zero: %+v", p)
@@ -220,8 +222,9 @@ func TestSummary(t *testing.T) {
 		"two of a kind":                {fmt.Sprintf(card+card, 0, 0, 24576, 24000, "RTX 3090", 1, 1, 24576, 100, "RTX 3090"), "", "2 × RTX 3090, 24.0 GiB each, 23.4 free · x86_64"},
 		"unequal":                      {fmt.Sprintf(card+card, 0, 0, 4096, 4000, "T1000", 1, 1, 16384, 16000, "V100"), "", "T1000 + V100, 16.0 GiB at most, 15.6 free · x86_64"},
 		"none":                         {"", "", "no GPU, 119.7 GiB, 108.2 free · x86_64"},
-		"integrated":                   {"", "card 0x8086 0x3e9b 0000:00:02.0", "no GPU, 119.7 GiB, 108.2 free · x86_64"},
-		"another maker":                {"", "card 0x1002 0x744c 0000:03:00.0", "AMD GPU 744c cannot be used (unknown), 119.7 GiB, 108.2 free · x86_64"},
+		"integrated":                   {"", "/sys/bus/pci/devices/0000:00:02.0/uevent:PCI_ID=8086:3E9B\n/sys/bus/pci/devices/0000:00:02.0/uevent:DRIVER=i915", "no GPU, 119.7 GiB, 108.2 free · x86_64"},
+		"another maker":                {"", "/sys/bus/pci/devices/0000:03:00.0/uevent:PCI_ID=1002:744C", "AMD GPU 744c cannot be used (unknown), 119.7 GiB, 108.2 free · x86_64"},
+		"two of another maker":         {"", "/sys/bus/pci/devices/0000:03:00.0/uevent:PCI_ID=1002:744C\n/sys/bus/pci/devices/0000:04:00.0/uevent:PCI_ID=1002:744C", "2 × AMD GPU 744c cannot be used (unknown), 119.7 GiB, 108.2 free · x86_64"},
 		"a PC's card without a number": {"0, GPU-0, [N/A], [N/A], [N/A], 390.1, [N/A], [N/A], None, Quadro 600", "", "Quadro 600 cannot be used (unknown), 119.7 GiB, 108.2 free · x86_64"},
 	} {
 		r := parse(t, "uname", "Linux 6.8 x86_64", "meminfo", mem120, "gpus", c.gpus, "fields", fields, "nv_csv", c.rows)
@@ -259,7 +262,12 @@ func TestFlood(t *testing.T) {
 		"nv_list":  "GPU 0: X (UUID: GPU-%d)\n  MIG 1g.10gb Device 0: (UUID: MIG-0)\n",
 		"listen":   "LISTEN 0 9 127.0.0.%d:11434 0.0.0.0:* users:((\"ollama\",pid=%[1]d,fd=3))\n",
 		"procs":    "proc %d 1 ollama serve 0::/x\n",
-		"gpus":     "card 0x1002 0x%d 0000:03:00.0\n",
+		"gpus":     "/sys/bus/pci/devices/0000:%d:00.0/uevent:PCI_ID=1002:744C\n",
+		"rocm_smi": "GPU[%d] : Card Series: X\n",
+		"amd_smi":  "GPU: %d\n",
+		"lspci":    "0000:03:%02x.0 VGA compatible controller [0300]: X [1002:744c]\n",
+		"nv_xml":   "<nvidia_smi_log><gpu id=\"%d\">",
+		"dmesg":    "amdgpu: %dM of GTT memory ready.\n",
 		"disk":     "path /%d\n/dev/a 1 1 1 1%% /\n",
 		"cgroup":   "memory.max %d 1 1 /a\n",
 		"lsof":     "p%d\ncollama\nn127.0.0.1:%[1]d\n",

@@ -6,9 +6,19 @@ import (
 )
 
 // Report is what a box has. Its JSON is what rlca probe --json prints; null means not known.
+//
+// A From names the sections of the script's output that the facts beside it were read from, with a blank between them:
+// "nv_csv", "meminfo cgroup". It is empty where nothing is known. What is said of the machine as a whole has none:
+// it comes from one section on each system. That is uname for OS, Arch and Kernel (sysctl for the Arch of a Mac whose
+// login shell runs under Rosetta), tools for Setsid and Curl, cpu for AMX, and for the others:
+//
+//	         OSName   Product                  CPU, Cores
+//	linux    os       os, else jetson_release  cpu
+//	darwin   sw_vers  sysctl                   sysctl
+//	windows  win      win                      win
 type Report struct {
 	Host         string        `json:"host"`
-	OS           string        `json:"os"`   // linux, darwin; empty if not known
+	OS           string        `json:"os"`   // linux, darwin, windows; empty if not known
 	Arch         string        `json:"arch"` // as uname -m
 	Memory       Memory        `json:"memory"`
 	Pools        []Pool        `json:"pools"`
@@ -27,7 +37,8 @@ type Report struct {
 	Setsid  bool   `json:"setsid"`
 	Curl    bool   `json:"curl"`
 
-	jetson bool // a Tegra board: its GPU has no memory of its own, whatever nvidia-smi says
+	jetson string // the sections that tell of a Tegra board, whose GPU has no memory of its own, whatever nvidia-smi says; empty if it is none
+	sized  string // the From of Memory.TotalBytes and Memory.AvailableBytes alone
 }
 
 // What is kept of a box that prints without end: rows of one kind, and GPUs or slices of them.
@@ -44,6 +55,7 @@ type Memory struct {
 	SwapTotalBytes   *int64 `json:"swap_total_bytes"`
 	SwapUsedBytes    *int64 `json:"swap_used_bytes"`
 	CgroupLimitBytes *int64 `json:"cgroup_limit_bytes"`
+	From             string `json:"from"`
 }
 
 // Kinds of pools.
@@ -60,12 +72,14 @@ type Pool struct {
 	Kind        string `json:"kind"`
 	TotalBytes  *int64 `json:"total_bytes"`
 	FreeBytes   *int64 `json:"free_bytes"`
-	FreeFrom    string `json:"free_from"`    // which figure of the system free_bytes is, where there are several: MemAvailable, control group
+	FreeFrom    string `json:"free_from"`    // which figure of the system free_bytes is, where there are several: MemAvailable, tegrastats, control group
 	BudgetBytes *int64 `json:"budget_bytes"` // what a model may take of it
 	How         string `json:"how"`          // the rule that made the budget
+	From        string `json:"from"`         // of total_bytes and free_bytes
 }
 
-// Accelerator is one GPU. State is ok, lost, driver-mismatch, no-permission, asleep or unknown.
+// Accelerator is one GPU. State is ok, lost, driver-mismatch, no-permission, asleep or unknown. A Pool of "host" is that
+// of a GPU in the processor which is there for a screen: models run on the cores, or on the card beside it.
 type Accelerator struct {
 	Vendor  string  `json:"vendor"`
 	Name    string  `json:"name"`
@@ -76,6 +90,7 @@ type Accelerator struct {
 	Compute *string `json:"compute"`
 	Pool    *string `json:"pool"`
 	State   string  `json:"state"`
+	From    string  `json:"from"` // of all but the pool, which has its own
 }
 
 // Engine is an engine that is installed or running. Running is nil where it cannot be told.
@@ -86,7 +101,8 @@ type Engine struct {
 	Running *bool   `json:"running"`
 	Address *string `json:"address"`
 	Exposed *bool   `json:"exposed"`
-	How     string  `json:"how"` // "system service", "user service", "user process", "desktop app", "in a container"; empty if not known
+	How     string  `json:"how"` // "system service", "user service", "user process", "desktop app", "in a container", "in WSL"; empty if not known
+	From    string  `json:"from"`
 }
 
 // Listener is one TCP port that something listens on. Exposed means on another address than loopback.
@@ -95,6 +111,7 @@ type Listener struct {
 	Port    int     `json:"port"`
 	Process *string `json:"process"` // nil if it is another user's and we may not see it
 	Exposed bool    `json:"exposed"`
+	From    string  `json:"from"`
 
 	pid int // 0 if not known
 }
@@ -103,6 +120,7 @@ type Listener struct {
 type Disk struct {
 	Path      string `json:"path"`
 	FreeBytes *int64 `json:"free_bytes"`
+	From      string `json:"from"`
 }
 
 func (r *Report) warn(format string, args ...any) {

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -22,6 +23,25 @@ type answer struct {
 func (a *answer) text(name string) string { return a.sections[name].text }
 
 func (a *answer) has(name string) bool { _, ok := a.sections[name]; return ok }
+
+// by is the name of a section that told one of these facts. It is empty if the section told none of them.
+func by[T any](section string, facts ...*T) string {
+	if slices.ContainsFunc(facts, func(f *T) bool { return f != nil }) {
+		return section
+	}
+	return ""
+}
+
+// origin joins the names of sections into a From: each once, in order.
+func origin(names ...string) string {
+	var list []string
+	for _, name := range strings.Fields(strings.Join(names, " ")) {
+		if !slices.Contains(list, name) {
+			list = append(list, name)
+		}
+	}
+	return strings.Join(list, " ")
+}
 
 // read cuts the output at the marks. What stands before the first one is a login shell's noise. Of a name that comes
 // twice the last one counts, except that a later one that is empty does not hide an earlier one. It reports whether

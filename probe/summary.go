@@ -34,10 +34,17 @@ func (r *Report) Summary() string {
 // gpuNames says whose memory a pool is: "NVIDIA GeForce RTX 4090", "3 × NVIDIA GeForce RTX 3090", "no GPU".
 func (r *Report) gpuNames(p *Pool) string {
 	var names []string
+	state := "" // of the first
 	count := map[string]int{}
 	for _, a := range r.Accelerators {
 		if p.Kind == Partition && (a.Pool == nil || *a.Pool != p.ID) {
 			continue
+		}
+		if a.Pool != nil && *a.Pool == HostPool { // a GPU for a screen
+			continue
+		}
+		if len(names) == 0 {
+			state = a.State
 		}
 		if count[a.Name]++; count[a.Name] == 1 {
 			names = append(names, a.Name)
@@ -52,7 +59,7 @@ func (r *Report) gpuNames(p *Pool) string {
 	case len(names) == 0:
 		return "no GPU"
 	case p.Kind == HostPool:
-		return fmt.Sprintf("%s cannot be used (%s)", names[0], r.Accelerators[0].State)
+		return fmt.Sprintf("%s cannot be used (%s)", names[0], state)
 	}
 	return strings.Join(names, " + ")
 }
