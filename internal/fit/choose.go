@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Candidate is a model that could be served.
@@ -17,13 +18,16 @@ type Candidate struct {
 	WeightsSource Source
 }
 
+// Pullable gives those of the built-in catalog, as List.Pullable.
+func Pullable() []Candidate { return (*List)(nil).Pullable() }
+
 // Pullable gives the models of the catalog that Ollama can pull, each in the
 // quantization that its tag stands for.
-func Pullable() []Candidate {
+func (l *List) Pullable() []Candidate {
 	var out []Candidate
-	for _, m := range Catalog() {
-		if m.Tag != "" {
-			out = append(out, Candidate{Model: m, Quant: m.DefaultQuant()})
+	for _, e := range l.Entries() {
+		if e.Tag != "" {
+			out = append(out, Candidate{Model: e.Model, Quant: cmp.Or(e.Quant, e.DefaultQuant())})
 		}
 	}
 	return out
@@ -36,18 +40,24 @@ func (c Candidate) ask(base Ask) Ask {
 	return base
 }
 
-// class orders what is good for code: 0 is best. A coder that is not known to
-// call tools is of little use to a harness, but is still a coder.
+// class orders what is good for code: 0 is best. Harnesses work by calls of
+// tools, so a coder that is not known to make any comes after a model for
+// agents that does, but before models that were made for neither.
 func (c Candidate) class() int {
+	coder, agent, tools := c.Model.Coder == "yes", c.Model.Coder == "agentic", c.Model.Tools == "yes"
 	switch {
-	case c.Model.Coder == "yes" && c.Model.Tools == "yes":
+	case coder && tools:
 		return 0
-	case c.Model.Coder == "yes":
+	case agent && tools:
 		return 1
-	case c.Model.Coder == "agentic":
+	case coder:
 		return 2
+	case agent:
+		return 3
+	case tools:
+		return 4
 	}
-	return 3
+	return 5
 }
 
 // nominal gives the bits in the name of the candidate's quantization; of an
@@ -83,11 +93,28 @@ func better(a, b Candidate) int {
 	)
 }
 
+// Why is the sort of reason for which a candidate was not chosen.
+type Why string
+
+const (
+	TooLarge  Why = "too_large"  // it does not fit with the wanted context
+	TooShort  Why = "too_short"  // its own limit is below the wanted context
+	TooCoarse Why = "too_coarse" // its quantization has fewer bits than allowed
+	Unpriced  Why = "unpriced"   // what it needs cannot be told
+	LessApt   Why = "less_apt"   // it fits and is larger, but is less good for code
+)
+
 // PassedOver is a candidate that was not chosen, and why.
 type PassedOver struct {
 	Model  string `json:"model"`
 	Quant  string `json:"quant"`
+	Why    Why    `json:"why"`
 	Reason string `json:"reason"`
+}
+
+// String is the line to print: "qwen3-coder:480b Q4_K_M: needs 287.4 GiB of …".
+func (p PassedOver) String() string {
+	return strings.TrimSpace(p.Model+" "+p.Quant) + ": " + p.Reason
 }
 
 // Choice is what auto picked.
@@ -95,6 +122,7 @@ type Choice struct {
 	Result
 	Candidate Candidate    `json:"-"`
 	Passed    []PassedOver `json:"passed_over"` // larger or better ones that were not taken
+	Warnings  []Warning    `json:"warnings,omitempty"`
 }
 
 // leastContext is what a coding agent cannot do without; it is asked for where
@@ -102,9 +130,10 @@ type Choice struct {
 const leastContext = 32 << 10
 
 // Choose picks the largest coder of at least minBits that fits with the wanted
-// context; models for agents, then others, only where no coder fits. Everything
-// but the model comes from want, whose Budget must be known. A context of 0
-// means the most that fits, but at least 32k. If none fits, the error is a
+// context and calls tools. Where none fits it takes a model for agents, then a
+// coder that is not known to call tools, then any other. Everything but the
+// model comes from want, whose Budget must be known. A context of 0 means the
+// most that fits, but at least 32k. If none fits, the error is a
 // *ShortfallError of the one that came nearest.
 func Choose(want Ask, minBits int, candidates []Candidate) (*Choice, error) {
 	if want.Budget == nil {
@@ -115,16 +144,19 @@ func Choose(want Ask, minBits int, candidates []Candidate) (*Choice, error) {
 	var passed []PassedOver
 	var nearest *Result
 	for i, c := range sorted {
-		r, reason := try(c, want, minBits)
-		if reason == "" {
+		r, no := try(c, want, minBits)
+		if no == nil {
 			for _, o := range sorted[i+1:] {
-				if _, why := try(o, want, minBits); why == "" && o.Model.ParamsB > c.Model.ParamsB {
-					passed = append(passed, PassedOver{o.Model.Label(), o.Quant, notCoder(o)})
+				if o.Model.ParamsB <= c.Model.ParamsB {
+					continue
+				}
+				if _, no := try(o, want, minBits); no == nil {
+					passed = append(passed, o.passed(LessApt, "%s", lessApt(o)))
 				}
 			}
-			return &Choice{Result: r, Candidate: c, Passed: passed}, nil
+			return &Choice{Result: r, Candidate: c, Passed: passed, Warnings: Warnings(c, r, want, minBits, candidates)}, nil
 		}
-		passed = append(passed, PassedOver{c.Model.Label(), cmp.Or(normalQuant(c.Quant), c.Model.DefaultQuant()), reason})
+		passed = append(passed, *no)
 		if r.Total != nil && (nearest == nil || *r.Total < *nearest.Total) {
 			nearest = &r
 		}
@@ -137,38 +169,116 @@ func Choose(want Ask, minBits int, candidates []Candidate) (*Choice, error) {
 	return nil, short
 }
 
-func notCoder(c Candidate) string {
-	if c.Model.Coder == "yes" {
-		return "it is not known to call tools"
+func lessApt(c Candidate) string {
+	switch c.Model.Coder {
+	case "yes":
+		return "it fits, but is not known to call tools"
+	case "agentic":
+		return "it fits, but is made for agents in general, not for code"
 	}
 	return "it fits, but is not made for code"
 }
 
-// try prices a candidate; the reason is empty if it can be taken.
-func try(c Candidate, want Ask, minBits int) (r Result, reason string) {
+// passed says why c is not taken.
+func (c Candidate) passed(why Why, format string, args ...any) PassedOver {
+	quant := cmp.Or(normalQuant(c.Quant), c.Model.DefaultQuant())
+	return PassedOver{Model: c.Model.Label(), Quant: quant, Why: why, Reason: fmt.Sprintf(format, args...)}
+}
+
+// try prices a candidate; no is nil if it can be taken. The result is empty if
+// it could not be priced.
+func try(c Candidate, want Ask, minBits int) (r Result, no *PassedOver) {
+	not := func(why Why, format string, args ...any) *PassedOver {
+		p := c.passed(why, format, args...)
+		return &p
+	}
 	bits, ok := c.nominal()
 	switch {
 	case !ok && minBits > 0:
-		return r, "its quantization is not known"
+		return r, not(Unpriced, "its quantization is not known")
 	case bits < minBits:
-		return r, fmt.Sprintf("%d bits, below the %d that code needs", bits, minBits)
+		return r, not(TooCoarse, "%d bits, below the %d that code needs", bits, minBits)
 	}
 	if limit := c.Model.Context; want.Context == 0 && limit > 0 && limit < leastContext {
-		return r, fmt.Sprintf("its own limit is %s tokens, below %s", Tokens(limit), Tokens(leastContext))
+		return r, not(TooShort, "its own limit is %s tokens, below %s", Tokens(limit), Tokens(leastContext))
 	}
 	r, err := Check(c.ask(want))
 	if limit, ok := err.(*ContextError); ok {
-		return r, fmt.Sprintf("its own limit is %s tokens", Tokens(limit.Limit))
+		return r, not(TooShort, "its own limit is %s tokens", Tokens(limit.Limit))
 	}
 	switch {
 	case err != nil:
-		return Result{}, err.Error()
+		return Result{}, not(Unpriced, "%v", err)
 	case !r.Verdict.OK():
-		return r, fmt.Sprintf("needs %s of %s at %s context", r.Total, r.Budget, Tokens(r.Context))
+		return r, not(TooLarge, "needs %s of %s at %s context", r.Total, r.Budget, Tokens(r.Context))
 	case want.Context == 0 && r.Context != 0 && r.Context < leastContext:
-		return r, fmt.Sprintf("only %s tokens fit, below %s", Tokens(r.Context), Tokens(leastContext))
+		return r, not(TooLarge, "only %s tokens fit, below %s", Tokens(r.Context), Tokens(leastContext))
 	}
-	return r, ""
+	return r, nil
+}
+
+// Caution is the sort of a warning.
+type Caution string
+
+const (
+	FewBits     Caution = "few_bits"     // below 4 bits a weight
+	NotACoder   Caution = "not_a_coder"  // a general model, though a coder would fit
+	NoTools     Caution = "no_tools"     // it is not known to call tools
+	ShortWindow Caution = "short_window" // fewer than 64k tokens
+)
+
+// Warning is what the user should know of a model that is taken all the same.
+type Warning struct {
+	Caution Caution `json:"caution"`
+	Text    string  `json:"text"`
+}
+
+func (w Warning) String() string { return w.Text }
+
+const (
+	leastBits  = 4        // below it, models write visibly worse code
+	goodWindow = 64 << 10 // what Ollama's pages ask for with coding agents
+)
+
+// Warnings says what speaks against a model that auto took or the user named.
+// The result r is that of its Check; want, minBits and candidates are as in
+// Choose, to see whether a coder would have fitted in its place.
+func Warnings(c Candidate, r Result, want Ask, minBits int, candidates []Candidate) []Warning {
+	var out []Warning
+	warn := func(kind Caution, format string, args ...any) {
+		out = append(out, Warning{kind, c.Model.Label() + " " + fmt.Sprintf(format, args...)})
+	}
+	if bits, ok := c.nominal(); ok && bits < leastBits {
+		warn(FewBits, "has %d bits a weight; below %d, code gets worse", bits, leastBits)
+	}
+	if c.Model.Coder != "yes" && want.Budget != nil {
+		sorted := slices.Clone(candidates)
+		slices.SortStableFunc(sorted, better)
+		for _, o := range sorted {
+			if o.Model.Coder != "yes" {
+				continue
+			}
+			if _, no := try(o, want, minBits); no == nil {
+				but := ""
+				if o.Model.Tools != "yes" {
+					but = ", but is not known to call tools"
+				}
+				warn(NotACoder, "is a general model; %s is made for code and fits%s", o.Model.Label(), but)
+				break
+			}
+		}
+	}
+	switch c.Model.Tools {
+	case "yes":
+	case "no":
+		warn(NoTools, "calls no tools, which harnesses work by")
+	default:
+		warn(NoTools, "is not known to call tools, which harnesses work by")
+	}
+	if r.Context > 0 && r.Context < goodWindow {
+		warn(ShortWindow, "gets a window of %s tokens; coding agents want %s", Tokens(r.Context), Tokens(goodWindow))
+	}
+	return out
 }
 
 // Ranked is one line of a list of models.
@@ -181,17 +291,20 @@ type Ranked struct {
 }
 
 // Rank prices every candidate at the wanted context, or at its own limit if
-// that is less, and puts what fits first, the best for code on top. A candidate
-// that cannot be priced comes last, with the reason and no verdict.
+// that is less. First comes what Choose could take, the best for code on top,
+// then what fits but has a reason against it, then what does not fit. A
+// candidate that cannot be priced comes last, with the reason and no verdict.
 func Rank(want Ask, minBits int, candidates []Candidate) []Ranked {
 	sorted := slices.Clone(candidates)
 	slices.SortStableFunc(sorted, better)
 	out := make([]Ranked, 0, len(sorted))
 	best := false
 	for _, c := range sorted {
-		_, reason := try(c, want, minBits)
-		if want.Budget == nil {
-			reason = ""
+		reason := ""
+		if want.Budget != nil {
+			if _, no := try(c, want, minBits); no != nil {
+				reason = no.Reason
+			}
 		}
 		ask := c.ask(want)
 		if limit := c.Model.Context; limit > 0 {
@@ -209,8 +322,18 @@ func Rank(want Ask, minBits int, candidates []Candidate) []Ranked {
 		}
 		out = append(out, line)
 	}
-	order := map[Verdict]int{Fits: 0, Tight: 0, No: 1, "": 2}
-	slices.SortStableFunc(out, func(a, b Ranked) int { return cmp.Compare(order[a.Verdict], order[b.Verdict]) })
+	order := func(l Ranked) int {
+		switch {
+		case l.Verdict == "":
+			return 3
+		case !l.Verdict.OK():
+			return 2
+		case l.Reason != "":
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(out, func(a, b Ranked) int { return cmp.Compare(order(a), order(b)) })
 	return out
 }
 

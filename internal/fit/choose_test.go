@@ -2,6 +2,7 @@ package fit
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -19,12 +20,12 @@ func TestChoose(t *testing.T) {
 	}{
 		{400, 65536, 4, "qwen3-coder:480b", "deepseek-v3.1:671b"},
 		{101.2, 65536, 4, "qwen3-coder-next", "qwen3-coder:480b"},
-		{27, 65536, 4, "qwen3-coder:30b", "needs"},
-		{27, 32768, 4, "qwen3-coder:30b", "needs"},
-		{22, 65536, 4, "glm-4.7-flash", "its own limit is 32k"}, // no coder fits
-		{22, 32768, 4, "qwen3-coder:30b", ""},
-		{13, 32768, 4, "qwen2.5-coder:7b", ""},
-		{27, 0, 4, "qwen3-coder:30b", ""},
+		{27, 65536, 4, "laguna-xs.2", "needs"},
+		{27, 0, 4, "laguna-xs.2", ""},
+		{20, 65536, 4, "gpt-oss:20b", "qwen3.6:27b"}, // no coder with tools fits
+		{16, 32768, 4, "gpt-oss:20b", "glm-4.7-flash"},
+		{10, 32768, 4, "yi-coder:9b", "qwen2.5-coder:14b"}, // nor a model for agents
+		{6.5, 32768, 4, "qwen2.5-coder:3b", ""},
 	} {
 		got, err := Choose(want(c.gib, c.ctx), c.bits, Pullable())
 		if err != nil || got.Model != c.model || !got.Verdict.OK() {
@@ -33,8 +34,8 @@ func TestChoose(t *testing.T) {
 		}
 		var all []string
 		for _, p := range got.Passed {
-			all = append(all, p.Model+" "+p.Reason)
-			if p.Reason == "" || p.Model == got.Model && p.Quant == got.Quant {
+			all = append(all, p.String())
+			if p.Reason == "" || p.Why == "" || p.Quant == "" || p.Model == got.Model && p.Quant == got.Quant {
 				t.Errorf("Choose(%v GiB) passed %+v over", c.gib, p)
 			}
 		}
@@ -71,10 +72,10 @@ func TestChooseQuant(t *testing.T) {
 }
 
 func TestShortfall(t *testing.T) {
-	_, err := Choose(want(4, 65536), 4, Pullable())
+	_, err := Choose(want(0.5, 65536), 4, Pullable())
 	var short *ShortfallError
 	if !errors.As(err, &short) || short.Total == nil || len(short.Passed) == 0 || len(short.Instead) != 0 {
-		t.Fatalf("Choose in 4 GiB: %+v, want a *ShortfallError", err)
+		t.Fatalf("Choose in 0.5 GiB: %+v, want a *ShortfallError", err)
 	}
 	m, _ := Find("qwen3-coder:480b")
 	ask := want(21.9, 65536)
@@ -90,8 +91,8 @@ func TestShortfall(t *testing.T) {
 	if r.Weights.String() != "271.1 GiB" || r.KV.String() != "15.5 GiB" || r.Source != FromParams || *r.ErrorBand != 0.02 || !strings.Contains(strings.Join(r.Notes, ""), "all 480.2B parameters, not the 35B") {
 		t.Errorf("Check = weights %v, KV %v from %q ± %v, notes %q", r.Weights, r.KV, r.Source, *r.ErrorBand, r.Notes)
 	}
-	if len(short.Instead) != 3 || short.Instead[0].Model != "qwen3-coder:30b" || short.Instead[0].Context != 32768 || !short.Instead[0].Verdict.OK() {
-		t.Errorf("Instead = %+v, want qwen3-coder:30b at 32k first", short.Instead)
+	if len(short.Instead) != 3 || short.Instead[0].Model != "laguna-xs.2" || short.Instead[0].Context != 32768 || !short.Instead[0].Verdict.OK() {
+		t.Errorf("Instead = %+v, want laguna-xs.2 at 32k first", short.Instead)
 	}
 	if _, err := Choose(Ask{}, 4, Pullable()); err == nil {
 		t.Error("Choose without a budget gave no error")
@@ -133,6 +134,100 @@ func TestRank(t *testing.T) {
 	for _, l := range Rank(Ask{Context: 4096}, 4, Pullable()) {
 		if l.Verdict != "" || l.Best || l.Total == nil {
 			t.Errorf("Rank without a budget: %s is %q", l.Result.Model, l.Verdict)
+		}
+	}
+}
+
+// dedicated and unified are what a probe leaves of a machine with so many GiB.
+func dedicated(gib float64) float64 { return gib - max(1, 0.03*gib) }
+func unified(gib float64) float64   { return gib - 6 - 0.05*gib }
+
+// What auto takes on the boxes that people have, with the window that agents
+// want and with the shortest that will do.
+func TestChooseBoxes(t *testing.T) {
+	for _, c := range []struct {
+		box        string
+		gib        float64
+		at64, at32 string // empty: nothing fits; "-": too close to tell
+	}{
+		{"8 GB card", dedicated(8), "qwen3.5:4b", "-"},
+		{"12 GB card", dedicated(12), "qwen3.5:9b", "yi-coder:9b"},
+		{"16 GB card", dedicated(16), "yi-coder:9b", "gpt-oss:20b"},
+		{"24 GB card", dedicated(24), "laguna-xs.2", "laguna-xs.2"},
+		{"32 GB card", dedicated(32), "laguna-xs.2", "laguna-xs.2"},
+		{"48 GB card", dedicated(48), "laguna-xs.2", "-"},
+		{"80 GB card", dedicated(80), "qwen3-coder-next", "qwen3-coder-next"},
+		{"96 GB card", dedicated(96), "qwen3-coder-next", "qwen3-coder-next"},
+		{"8 GB unified", unified(8), "", "qwen2.5-coder:0.5b"},
+		{"16 GB unified", unified(16), "qwen3.5:9b", "yi-coder:9b"},
+		{"24 GB unified", unified(24), "gpt-oss:20b", "gpt-oss:20b"},
+		{"32 GB unified", unified(32), "laguna-xs.2", "laguna-xs.2"},
+		{"48 GB unified", unified(48), "laguna-xs.2", "laguna-xs.2"},
+		{"96 GB unified", unified(96), "qwen3-coder-next", "qwen3-coder-next"},
+		{"128 GB unified", unified(128), "qwen3-coder-next", "qwen3-coder-next"},
+	} {
+		for ctx, model := range map[int]string{65536: c.at64, 32768: c.at32} {
+			if model == "-" {
+				continue
+			}
+			got, err := Choose(want(c.gib, ctx), 4, Pullable())
+			name := ""
+			if err == nil {
+				name = got.Model
+			}
+			if name != model {
+				t.Errorf("%s, %d tokens: %q (%v), want %q", c.box, ctx, name, err, model)
+			}
+			var cautions []Caution
+			if err == nil {
+				for _, w := range got.Warnings {
+					cautions = append(cautions, w.Caution)
+				}
+				if short := ctx < 65536; short != slices.Contains(cautions, ShortWindow) {
+					t.Errorf("%s, %d tokens: warnings %v", c.box, ctx, got.Warnings)
+				}
+			}
+		}
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	find := func(name string) Model {
+		m, err := Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	for _, c := range []struct {
+		model, quant string
+		gib          float64
+		ctx          int
+		want         []Caution
+		says         string
+	}{
+		{"qwen3-coder:30b", "Q4_K_M", 30, 65536, nil, ""},
+		{"qwen3-coder:30b", "Q3_K_M", 30, 65536, []Caution{FewBits}, "qwen3-coder:30b has 3 bits a weight"},
+		{"qwen3-coder:30b", "Q4_K_M", 30, 32768, []Caution{ShortWindow}, "gets a window of 32k tokens"},
+		{"qwen3.6:27b", "Q4_K_M", 30, 65536, []Caution{NotACoder}, "is a general model; laguna-xs.2 is made for code and fits"},
+		{"qwen3.6:27b", "Q4_K_M", 21, 65536, []Caution{NotACoder}, "but is not known to call tools"},
+		{"qwen3:0.6b", "Q8_0", 0.6, 32768, []Caution{ShortWindow}, ""},
+		{"qwen2.5-coder:7b", "Q4_K_M", 30, 32768, []Caution{NoTools, ShortWindow}, "calls no tools"},
+		{"yi-coder:9b", "Q4_K_M", 30, 65536, []Caution{NoTools}, "is not known to call tools"},
+	} {
+		cand := Candidate{Model: find(c.model), Quant: c.quant}
+		ask := want(c.gib, c.ctx)
+		r, err := Check(cand.ask(ask))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []Caution
+		var text []string
+		for _, w := range Warnings(cand, r, ask, 4, Pullable()) {
+			got, text = append(got, w.Caution), append(text, w.String())
+		}
+		if !slices.Equal(got, c.want) || !strings.Contains(strings.Join(text, "\n"), c.says) {
+			t.Errorf("%s %s at %d in %v GiB: %q, want %v and %q", c.model, c.quant, c.ctx, c.gib, text, c.want, c.says)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package fit
 
 import (
 	"encoding/csv"
-	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
@@ -116,28 +115,7 @@ func TestDataCases(t *testing.T) {
 // Caches and compute buffers measured on real engines, with shapes as a GGUF
 // header gives them.
 func TestDataLive(t *testing.T) {
-	models := map[string]Model{}
-	var shapes map[string]map[string]any
-	if err := json.Unmarshal(data(t, "fit_live_models.json"), &shapes); err != nil {
-		t.Fatal(err)
-	}
-	keys := map[string]string{"layers": "block_count", "embedding": "embedding_length", "feed_forward": "feed_forward_length", "heads": "attention.head_count",
-		"kv_heads": "attention.head_count_kv", "vocab": "vocab_size", "native_context": "context_length", "sliding_window": "attention.sliding_window",
-		"experts": "expert_count", "experts_used": "expert_used_count", "expert_feed_forward": "expert_feed_forward_length"}
-	for name, s := range shapes {
-		arch := s["arch"].(string)
-		md := map[string]any{"general.architecture": arch, arch + ".attention.key_length": s["head_dim"], arch + ".attention.value_length": s["head_dim"]}
-		for from, to := range keys {
-			if v, ok := s[from]; ok {
-				md[arch+"."+to] = v
-			}
-		}
-		m, err := FromMetadata(md)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		models[name] = m
-	}
+	models := liveShapes()
 	size, kvs, computes, sum := Bytes(1), 0, 0, 0.0
 	for _, row := range rows(t, "fit_live.csv") {
 		m, ok := models[row["model"]]
@@ -151,7 +129,7 @@ func TestDataLive(t *testing.T) {
 		if unlike {
 			continue
 		}
-		ask := Ask{Model: m, WeightsBytes: &size, Context: number(row["context_per_slot"]), Parallel: number(row["parallel"]), KVType: row["kv_type"], UBatch: number(row["ubatch"]), Engine: "llama-server"}
+		ask := Ask{Model: m.Model, WeightsBytes: &size, Context: number(row["context_per_slot"]), Parallel: number(row["parallel"]), KVType: row["kv_type"], UBatch: number(row["ubatch"]), Engine: "llama-server"}
 		if row["engine"] == "ollama" && strings.Contains(row["engine_version"], "llamarunner") {
 			ask.Engine, ask.EngineVersion = "ollama", "0.17.4"
 		}

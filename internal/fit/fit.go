@@ -1,8 +1,8 @@
 // Package fit answers one question: does this model fit in that machine, and
 // at which context?
 //
-// It is arithmetic only. It reads no files, dials no hosts, and imports nothing
-// but the standard library, so every answer can be checked by hand. Each answer
+// It is arithmetic only, but for the one file in which a user may add models to
+// the catalog: it dials no hosts, so every answer can be checked by hand. Each answer
 // says where its weights came from and how far off it may be; what is not known
 // is nil, never 0. Sizes are bytes; GB (1e9) and GiB (2^30) are never mixed.
 package fit
@@ -10,6 +10,7 @@ package fit
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Verdict says whether a model fits. Empty means that it is not known, and is
@@ -65,18 +66,32 @@ type Ask struct {
 	Budget *Bytes
 
 	GPU     bool // the model runs on a GPU or on unified memory
-	Devices int  // number of GPUs it is split over; 0 means 1
+	Devices int  // number of GPUs it is split over; 0 means as many as Cards, else 1
+
+	// Cards is what each of several GPUs can give. Whole layers must then find
+	// room on each; Budget may be nil, and means their sum. Ollama takes one of
+	// them alone where a model of the wanted context has room there, and else
+	// all (ollama server/sched.go); llama-server takes all.
+	Cards []Bytes
 
 	// Repack says that the CPU has AMX and the engine may repack: llama.cpp
 	// then holds the weights twice. Only looked at without a GPU.
 	Repack bool
 
 	// Engine is "ollama" or "llama-server"; empty means ollama.
-	// EngineVersion is its version; empty means the newest.
+	// EngineVersion is its version, of llama-server its build, "b11434"; empty
+	// means the newest.
 	Engine, EngineVersion string
 
 	// UBatch is the physical batch in tokens. 0 means the engine's own choice.
 	UBatch int
+
+	Unified    bool // all requests share one cache of Context tokens: --kv-unified
+	FullWindow bool // sliding windows are cached whole: --swa-full
+	NoFlash    bool // flash attention is off
+
+	// Correction is what loads on the same box have taught; nil if there were none.
+	Correction *Correction
 }
 
 // Result is the answer. It is the "fit" of the JSON that others may rely on.
@@ -91,6 +106,7 @@ type Result struct {
 	Compute     *Bytes   `json:"compute_bytes"`
 	Reserve     *Bytes   `json:"reserve_bytes"`
 	Repack      *Bytes   `json:"repack_bytes,omitempty"` // second copy of the weights on a CPU with AMX
+	Tied        *Bytes   `json:"tied_bytes,omitempty"`   // second copy of the embeddings in Ollama's own engine
 	Total       *Bytes   `json:"total_bytes"`
 	Budget      *Bytes   `json:"budget_bytes"`
 	Verdict     Verdict  `json:"verdict"`
@@ -104,7 +120,11 @@ type Result struct {
 	ActiveB     *float64 `json:"active_b"`
 	UBatch      int      `json:"ubatch,omitempty"`
 	ComputeRule string   `json:"compute_rule,omitempty"`
+	Layers      []int    `json:"layers_per_device,omitempty"` // of several GPUs; the output counts as a layer
 	Notes       []string `json:"notes,omitempty"`
+
+	// Correction was applied to compute_bytes and reserve_bytes.
+	Correction *Correction `json:"correction,omitempty"`
 }
 
 // ContextError says that the wanted context is beyond the model's own limit.
@@ -130,10 +150,19 @@ const (
 // numbers below zero, an unknown quantization, KV type or engine, and weights
 // of which nothing is known.
 func Check(a Ask) (Result, error) {
+	if len(a.Cards) > 1 && a.Devices == 0 && a.Context > 0 && a.Engine != "llama-server" {
+		alone := a
+		widest := slices.Max(a.Cards)
+		alone.Cards, alone.Budget, alone.Devices = nil, &widest, 1
+		if r, err := Check(alone); err == nil && r.Verdict.OK() {
+			return r, nil
+		}
+	}
 	p, err := newPricer(a)
 	if err != nil {
 		return Result{}, err
 	}
+	a = p.ask
 	r := p.result()
 	if p.groups == nil {
 		return p.unknownKV(r), nil
@@ -141,7 +170,7 @@ func Check(a Ask) (Result, error) {
 	ctx := a.Context
 	top := p.limit()
 	if a.Budget != nil {
-		most := p.maxContext(*a.Budget, top)
+		most := p.maxContext(top)
 		r.MaxContext = &most
 		if ctx == 0 {
 			ctx = most
@@ -164,9 +193,22 @@ func Check(a Ask) (Result, error) {
 		r.Repack = &c.repack
 		r.Notes = append(r.Notes, "a CPU with AMX gets a second, repacked copy of the weights; --no-repack avoids it")
 	}
+	if c.tied > 0 {
+		r.Tied = &c.tied
+		r.Notes = append(r.Notes, "Ollama's own engine keeps a second copy of embeddings that serve as output too")
+	}
+	if r.Correction = p.ask.Correction; r.Correction != nil {
+		r.Notes = append(r.Notes, r.Correction.String())
+	}
 	per := kvPerToken(p.groups, p.kvK, p.kvV)
 	r.KVPerToken = &per
 	r.Verdict = verdict(c.total, a.Budget)
+	if len(a.Cards) > 0 {
+		if r.Layers = p.split(c); r.Layers == nil && r.Verdict.OK() {
+			r.Verdict = No
+			r.Notes = append(r.Notes, "the GPUs have room enough together, but not for whole layers on each")
+		}
+	}
 	return r, nil
 }
 

@@ -160,7 +160,7 @@ func TestProperties(t *testing.T) {
 	for _, m := range Catalog() {
 		for range 20 {
 			ask := Ask{Model: m, GPU: rnd.IntN(2) == 0, Parallel: 1 + rnd.IntN(4), Devices: 1 + rnd.IntN(3), KVType: kvs[rnd.IntN(len(kvs))],
-				EngineVersion: []string{"", "0.17.4", "0.0.0", "0.31.0"}[rnd.IntN(4)]}
+				EngineVersion: []string{"", "0.17.4", "0.0.0", "0.31.0"}[rnd.IntN(4)], Unified: rnd.IntN(4) == 0, NoFlash: rnd.IntN(4) == 0}
 			grows(t, ask)
 			least, err := Check(func() Ask { a := ask; a.Context = 256; return a }())
 			if err != nil {
@@ -217,7 +217,12 @@ func FuzzCheck(f *testing.F) {
 	f.Fuzz(func(t *testing.T, layers, hidden, ff, kvHeads, head, limit int, params float64, ctx, parallel int, budget int64, kv, version string, gpu bool) {
 		b := Bytes(budget)
 		m := Model{Kind: KindFull, Layers: layers, Hidden: hidden, FF: ff, KVHeads: kvHeads, HeadK: head, HeadV: head, Context: limit, ParamsB: params, Vocab: hidden}
-		r, err := Check(Ask{Model: m, Context: ctx, Parallel: parallel, Budget: &b, KVType: kv, EngineVersion: version, GPU: gpu, Devices: parallel})
+		ask := Ask{Model: m, Context: ctx, Parallel: parallel, Budget: &b, KVType: kv, EngineVersion: version, GPU: gpu, Devices: parallel,
+			Unified: layers%2 == 1, FullWindow: layers%3 == 1, NoFlash: layers%5 == 1}
+		if head%2 == 1 {
+			ask.Devices, ask.Cards = 0, []Bytes{b / 3, b - b/3}
+		}
+		r, err := Check(ask)
 		if err != nil {
 			return
 		}

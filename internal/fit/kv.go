@@ -53,24 +53,72 @@ func parseKVType(s string) (kvType, error) {
 // pad rounds up to the 256 cells that llama.cpp works with.
 func pad(n int) int { return (n + contextStep - 1) / contextStep * contextStep }
 
-// windowCells is the cache of a sliding-window layer: the window and one batch,
-// but never more than the context.
-func windowCells(ctx, window, ubatch int) int {
-	return pad(min(pad(ctx), window+ubatch))
+// cells is the size of a cache: of the layers that remember everything and of
+// those with a sliding window, and how many such caches there are.
+type cells struct {
+	full, window, streams int
 }
 
-// kvBytes is the KV cache of parallel requests of ctx tokens each, every one
-// with cells of its own (llama.cpp src/llama-kv-cache.cpp):
+// cells says how an engine lays out its cache for ctx tokens a request.
 //
-//	layers × parallel × cells × (row of keys + row of values)
-func kvBytes(groups []kvGroup, ctx, parallel, ubatch, window int, k, v kvType) Bytes {
+//   - llama.cpp gives every request a cache of its own; a window needs one batch
+//     more than its length, and never more than the context
+//     (src/llama-kv-cache.cpp, llama-kv-cache-iswa.cpp).
+//   - With --kv-unified all requests share one cache of ctx tokens, in which
+//     each has its window.
+//   - Ollama's own engine shares one cache of parallel × ctx tokens; with more
+//     than one request a window keeps one token more (ollama kvcache/causal.go).
+//   - With --swa-full a window is no smaller than the rest.
+func (p *pricer) cells(ctx, ub int) cells {
+	window := p.model.Window
+	c := cells{full: pad(ctx), streams: p.parallel}
+	switch {
+	case p.regime.own:
+		c = cells{full: pad(int(mul(ctx, p.parallel))), streams: 1}
+		if p.parallel > 1 {
+			window++
+		}
+		c.window = c.full
+		if window < ctx {
+			c.window = pad(window*p.parallel + ub)
+		}
+	case p.ask.Unified:
+		c.streams = 1
+		c.window = pad(min(c.full, window*p.parallel+ub))
+	default:
+		c.window = pad(min(c.full, window+ub))
+	}
+	if p.ask.FullWindow {
+		c.window = c.full
+	}
+	return c
+}
+
+// of gives the cells of a layer.
+func (c cells) of(g kvGroup) int {
+	if g.window {
+		return c.window
+	}
+	return c.full
+}
+
+// kvBytes is the KV cache (llama.cpp src/llama-kv-cache.cpp):
+//
+//	layers × streams × cells × (row of keys + row of values)
+//
+// Without flash attention llama.cpp turns the values round and gives every
+// layer as many of them as the widest has.
+func kvBytes(groups []kvGroup, c cells, k, v kvType, flash bool) Bytes {
+	widest := 0
+	for _, g := range groups {
+		widest = max(widest, g.v)
+	}
 	var sum Bytes
 	for _, g := range groups {
-		cells := pad(ctx)
-		if g.window {
-			cells = windowCells(ctx, window, ubatch)
+		if !flash {
+			g.v = widest
 		}
-		sum = add(sum, mul(g.layers, parallel, cells, int(add(k.row(g.k), v.row(g.v)))))
+		sum = add(sum, mul(g.layers, c.streams, c.of(g), int(add(k.row(g.k), v.row(g.v)))))
 	}
 	return sum
 }

@@ -2,6 +2,7 @@ package fit
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -22,7 +23,7 @@ type pricer struct {
 }
 
 func newPricer(a Ask) (*pricer, error) {
-	p := &pricer{ask: a, model: a.Model, parallel: max(a.Parallel, 1), devices: max(a.Devices, 1)}
+	p := &pricer{ask: a, model: a.Model, parallel: max(a.Parallel, 1), devices: max(a.Devices, len(a.Cards), 1)}
 	switch {
 	case a.Context < 0:
 		return nil, fmt.Errorf("context %d: a number of tokens is not below 0", a.Context)
@@ -32,6 +33,10 @@ func newPricer(a Ask) (*pricer, error) {
 		return nil, fmt.Errorf("devices %d: from 1 to %d", a.Devices, parallelTop)
 	case a.UBatch < 0 || a.UBatch > contextTop:
 		return nil, fmt.Errorf("ubatch %d: from 1 to %d", a.UBatch, contextTop)
+	case len(a.Cards) > parallelTop || a.Devices > 0 && len(a.Cards) > 0 && a.Devices != len(a.Cards):
+		return nil, fmt.Errorf("%d devices, and the memory of %d of them: want one for each", a.Devices, len(a.Cards))
+	case slices.ContainsFunc(a.Cards, func(b Bytes) bool { return b < 0 }):
+		return nil, fmt.Errorf("memory of the GPUs %v: it is not below 0", a.Cards)
 	case a.Budget != nil && *a.Budget < 0:
 		return nil, fmt.Errorf("budget of %d bytes: it is not below 0", *a.Budget)
 	case a.WeightsBytes != nil && *a.WeightsBytes <= 0:
@@ -39,15 +44,31 @@ func newPricer(a Ask) (*pricer, error) {
 	case a.Context > p.limit():
 		return nil, &ContextError{Model: a.Model.Label(), Want: a.Context, Limit: p.limit()}
 	}
+	if err := a.Correction.check(); err != nil {
+		return nil, err
+	}
 	if err := a.Model.check(); err != nil {
 		return nil, fmt.Errorf("shape of %s: %w", a.Model.Label(), err)
+	}
+	if a.Budget == nil && len(a.Cards) > 0 {
+		var sum Bytes
+		for _, card := range a.Cards {
+			sum = add(sum, card)
+		}
+		p.ask.Budget = &sum
 	}
 	var err error
 	if p.kvK, p.kvV, err = parseKVTypes(a.KVType); err != nil {
 		return nil, err
 	}
+	if a.NoFlash && p.kvV.quantized() {
+		p.kvV = kvTypes[0] // without flash attention values cannot be quantized
+	}
 	if p.regime, err = engineRegime(a.Engine, a.EngineVersion); err != nil {
 		return nil, err
+	}
+	if p.regime.old && a.Engine != "llama-server" && ownEngine[a.Model.Arch] {
+		p.regime = regime{own: true}
 	}
 	if err := p.weigh(); err != nil {
 		return nil, err
@@ -93,8 +114,8 @@ func (p *pricer) result() Result {
 
 // cost is what one context needs.
 type cost struct {
-	kv, state, compute, reserve, repack, total Bytes
-	ubatch                                     int
+	kv, state, compute, reserve, repack, tied, total Bytes
+	ubatch                                           int
 }
 
 // price says what ctx tokens for each request need. Ollama lowers its batch
@@ -111,7 +132,7 @@ func (p *pricer) price(ctx int) cost {
 		if ub >= 2048 {
 			share = 0.60
 		}
-		if c.total <= *p.ask.Budget && float64(add(p.weights, c.kv)) <= share*float64(*p.ask.Budget) {
+		if p.fits(c) && float64(add(p.weights, c.kv)) <= share*float64(*p.ask.Budget) {
 			return c
 		}
 	}
@@ -120,31 +141,41 @@ func (p *pricer) price(ctx int) cost {
 
 func (p *pricer) priceBatch(ctx, ub int) cost {
 	c := cost{ubatch: ub}
-	c.kv = kvBytes(p.groups, ctx, p.parallel, ub, p.model.Window, p.kvK, p.kvV)
+	cells := p.cells(ctx, ub)
+	c.kv = kvBytes(p.groups, cells, p.kvK, p.kvV, !p.ask.NoFlash)
 	c.state = p.model.stateBytes(p.parallel)
-	c.compute = p.compute(ctx, ub)
+	c.compute = p.compute(cells, ub)
 	c.reserve = p.reserve()
+	if fix := p.ask.Correction; fix != nil {
+		c.compute = scale(c.compute, fix.Compute)
+		if fix.Reserve != nil {
+			c.reserve = *fix.Reserve
+		}
+	}
 	if !p.ask.GPU && p.ask.Repack {
 		c.repack = p.weights
 	}
-	for _, b := range []Bytes{p.weights, c.kv, c.state, c.compute, c.reserve, c.repack} {
+	if p.regime.own {
+		c.tied = p.model.tiedBytes(p.quant)
+	}
+	for _, b := range []Bytes{p.weights, c.kv, c.state, c.compute, c.reserve, c.repack, c.tied} {
 		c.total = add(c.total, b)
 	}
 	return c
 }
 
-// maxContext is the longest context that fits in budget, a multiple of 256 or
+// maxContext is the longest context that fits in the budget, a multiple of 256 or
 // top itself; 0 if none does. Need grows with the context, so it can be halved.
-func (p *pricer) maxContext(budget Bytes, top int) int {
-	least := func(steps int) Bytes { // with the smallest batch, which the engine falls back to
+func (p *pricer) maxContext(top int) int {
+	fits := func(steps int) bool { // with the smallest batch, which the engine falls back to
 		ctx := min(steps*contextStep, top)
 		b := p.regime.batches(p.ask.UBatch, ctx)
-		return p.priceBatch(ctx, b[len(b)-1]).total
+		return p.fits(p.priceBatch(ctx, b[len(b)-1]))
 	}
 	lo, hi := 0, (top+contextStep-1)/contextStep
 	for lo < hi {
 		mid := (lo + hi + 1) / 2
-		if least(mid) <= budget {
+		if fits(mid) {
 			lo = mid
 		} else {
 			hi = mid - 1

@@ -53,21 +53,43 @@ var quantTypes = map[string]quantType{
 	"Q3_K_M": {3, 3.9, 0.03, true},
 	"Q3_K_S": {3, 3.5, 0.03, true},
 	"IQ3_M":  {3, 3.7, 0.05, true},
+	"Q2_K_S": {2, 3.0, 0.10, true},
 	"Q2_K":   {2, 3.35, 0.10, true},
 	"IQ2_M":  {2, 2.7, 0.05, true},
 	"IQ1_M":  {1, 1.8, 0.05, true},
 
-	"MXFP4": {4, 4.63, 0.15, false}, // experts only; 4.34 to 5.27 with the rest
-	"NVFP4": {4, 4.5, 0.30, false},  // most checkpoints mix in FP8 and bf16
-	"AWQ":   {4, 4.25, 0.05, false},
-	"GPTQ":  {4, 4.25, 0.05, false},
+	// As llama.cpp's quantize names them in its help; a file is a little more.
+	"IQ3_S":   {3, 3.44, 0.10, true},
+	"IQ3_XS":  {3, 3.3, 0.10, true},
+	"IQ3_XXS": {3, 3.06, 0.10, true},
+	"IQ2_S":   {2, 2.5, 0.10, true},
+	"IQ2_XS":  {2, 2.31, 0.15, true},
+	"IQ2_XXS": {2, 2.06, 0.15, true},
+	"IQ1_S":   {1, 1.56, 0.15, true},
+	"TQ1_0":   {1, 1.69, 0.15, true},
+	"TQ2_0":   {2, 2.06, 0.15, true},
 
-	"4BIT": {4, 4.5, 0.05, false}, // MLX, groups of 64
+	"MXFP4":     {4, 4.63, 0.15, false}, // experts only: see mxfp4Bits
+	"MXFP4_MOE": {4, 4.63, 0.15, false},
+	"MXFP4-Q8":  {4, 4.63, 0.15, false},
+	"MXFP4+F16": {4, 5.27, 0.15, false},
+	"NVFP4":     {4, 4.5, 0.30, false}, // most checkpoints mix in FP8 and bf16
+	"AWQ":       {4, 4.25, 0.05, false},
+	"GPTQ":      {4, 4.25, 0.05, false},
+
+	"3BIT": {3, 3.5, 0.05, false}, // MLX, groups of 64
+	"4BIT": {4, 4.5, 0.05, false},
+	"5BIT": {5, 5.5, 0.05, false},
 	"6BIT": {6, 6.5, 0.05, false},
 	"8BIT": {8, 8.5, 0.05, false},
 
+	"UD-IQ2_XXS": {2, 2.3, 0.15, false},
+	"UD-IQ3_XXS": {3, 3.2, 0.15, false},
+	"UD-Q2_K_XL": {2, 2.9, 0.15, false},
+	"UD-Q3_K_XL": {3, 3.8, 0.15, false},
+	"UD-Q6_K":    {6, 6.7, 0.15, false},
 	"UD-Q3_K_S":  {3, 3.28, 0.15, false},
-	"UD-Q4_K_XL": {4, 5.15, 0.15, false},
+	"UD-Q4_K_XL": {4, 5.05, 0.15, false},
 	"UD-Q5_K_XL": {5, 6.0, 0.15, false},
 	"UD-Q6_K_XL": {6, 6.8, 0.15, false},
 	"UD-Q8_K_XL": {8, 9.5, 0.15, false},
@@ -122,6 +144,18 @@ func (m Model) bits(quant string) (bits, band float64, err error) {
 	if !ok {
 		return 0, 0, fmt.Errorf("quantization %q: its bits are not known; a file size is needed", quant)
 	}
+	if rest := m.besideExperts(); strings.HasPrefix(quant, "MXFP4") && rest > 0 && m.ParamsB > rest {
+		other := 8.5
+		if quant == "MXFP4+F16" {
+			other = 16
+		}
+		return (4.25*(m.ParamsB-rest) + other*rest) / m.ParamsB, 0.05, nil
+	}
+	if quant == "Q2_K" && m.ExpertFF > 0 && m.ExpertFF%256 == 0 {
+		// Of the three matrices of an expert two are Q2_K and one Q3_K; the rest,
+		// which lifts small files to 3.35, weighs little in a mixture.
+		return (2*2.625 + 3.4375) / 3, 0.08, nil
+	}
 	if row := cmpNonZero(m.ExpertFF, m.FF); q.kQuant && row%256 != 0 {
 		more := 0.43
 		if q.nominal == 6 {
@@ -132,11 +166,44 @@ func (m Model) bits(quant string) (bits, band float64, err error) {
 	return q.bits, q.band, nil
 }
 
+// besideExperts is the billions of parameters of a mixture that are no expert's:
+// embeddings, output and attention. MXFP4 files keep them in Q8_0, or in F16,
+// and only the experts in blocks of 4.25 bits: 4.33 bits in all for gpt-oss 120B
+// and 4.62 for 20B, where the files have 4.34 and 4.63. 0 means not known.
+func (m Model) besideExperts() float64 {
+	if m.ExpertFF == 0 || m.Kind != KindFull && m.Kind != KindSWA {
+		return 0
+	}
+	attention := mul(m.Layers, m.Hidden, m.HeadK, 2*(m.Heads+m.KVHeads))
+	return add(mul(2, m.Vocab, m.Hidden), attention).GB()
+}
+
 func cmpNonZero(a, b int) int {
 	if a != 0 {
 		return a
 	}
 	return b
+}
+
+// tiedArchs are the architectures whose embeddings serve as output too.
+var tiedArchs = map[string]bool{"gemma": true, "gemma2": true, "gemma3": true, "gemma3n": true, "gemma4": true, "cohere2": true, "command-r": true}
+
+// tiedBytes is the size of embeddings that serve as output too. As such they
+// are Q6_K, or Q8_0 where rows are no multiple of 256, in any quantized file
+// (llama.cpp src/llama-quant.cpp). 0 where they do not.
+func (m Model) tiedBytes(quant string) Bytes {
+	if !tiedArchs[m.Arch] {
+		return 0
+	}
+	switch {
+	case quant == "F32":
+		return mul(m.Vocab, m.Hidden, 4)
+	case quant == "F16" || quant == "BF16":
+		return mul(m.Vocab, m.Hidden, 2)
+	case m.Hidden%256 == 0 && quant != "Q8_0":
+		return mul(m.Vocab, m.Hidden/256, 210)
+	}
+	return mul(m.Vocab, (m.Hidden+31)/32, 34)
 }
 
 // headroom is the share of a device that the plain rule leaves free.
