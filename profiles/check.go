@@ -212,31 +212,46 @@ func splitAddress(s string) (host string, port int, err error) {
 	return host, port, nil
 }
 
-// splitColons cuts LISTEN:PORT:HOST:PORT into its four parts; brackets stay on.
-func splitColons(s string) ([4]string, error) {
-	var parts [4]string
-	rest := s
-	for i := range parts {
-		end := strings.IndexByte(rest, ':')
-		if strings.HasPrefix(rest, "[") {
-			if end = strings.IndexByte(rest, ']') + 1; end == 0 || end < len(rest) && rest[end] != ':' {
-				end = -1
-			}
+// isSocket says that one end of a forward is the path of a unix socket.
+func isSocket(s string) bool { return strings.HasPrefix(s, "/") || strings.HasPrefix(s, "~/") }
+
+// cutEnd cuts the first end off a forward: a path, or HOST:PORT, whose brackets stay on.
+func cutEnd(s string) (end, rest string, ok bool) {
+	n := strings.IndexByte(s, ':')
+	if !isSocket(s) {
+		if strings.HasPrefix(s, "[") {
+			n = strings.IndexByte(s, ']') + 1
 		}
-		if i == 3 {
-			if end = len(rest); strings.ContainsAny(rest, ":[]") {
-				end = -1
-			}
+		if n <= 0 || n >= len(s) || s[n] != ':' {
+			return "", "", false
 		}
-		if end <= 0 || end == len(rest) && i < 3 {
-			return parts, fmt.Errorf("must be LISTEN:PORT:HOST:PORT, as \"127.0.0.1:3000:localhost:3000\", not %s%s", shown(s), alsoHint(s))
+		port, _, more := strings.Cut(s[n+1:], ":")
+		if port == "" || strings.ContainsAny(port, "[]/") {
+			return "", "", false
 		}
-		parts[i] = rest[:end]
-		if i < 3 {
-			rest = rest[end+1:]
+		if n += 1 + len(port); !more {
+			n = -1
 		}
 	}
-	return parts, nil
+	if n < 0 {
+		return s, "", true
+	}
+	return s[:n], s[n+1:], n+1 < len(s)
+}
+
+// checkSocket takes the path of a unix socket. The box's is absolute: nobody there knows whose home ~ would be.
+func checkSocket(s string, far bool) error {
+	switch {
+	case far && !strings.HasPrefix(s, "/"):
+		return fmt.Errorf("must have the whole path of a socket on the box, not %s", shown(s))
+	case strings.HasSuffix(s, "/"):
+		return fmt.Errorf("must have the path of a socket, not of a folder: %s", shown(s))
+	case len(s) > 100: // macOS takes 103 bytes, with ~ in full
+		return fmt.Errorf("must have a path of at most 100 bytes for a socket, not %s", shown(s))
+	case strings.ContainsFunc(s, unicode.IsControl):
+		return fmt.Errorf("must have no control characters in a path: %s", shown(s))
+	}
+	return nil
 }
 
 // alsoHint explains the two mistakes that people bring along from ssh -L.

@@ -282,6 +282,9 @@ func (c *checker) checkPorts() {
 	}
 	for _, a := range c.also {
 		local, _, _ := Also(a.how).Split()
+		if isSocket(local) {
+			continue
+		}
 		port := portOf(local)
 		first, taken := c.ports[port]
 		if !taken {

@@ -73,7 +73,7 @@ func FuzzCheckName(f *testing.F) {
 }
 
 func FuzzAlso(f *testing.F) {
-	for _, s := range []string{"127.0.0.1:3000:localhost:3000", "[::1]:3000:[fd00::2]:80", "3000:localhost:3000", "[]:1:[]:1", ":::", "[::1]:1:a:1]"} {
+	for _, s := range []string{"127.0.0.1:3000:localhost:3000", "[::1]:3000:[fd00::2]:80", "3000:localhost:3000", "[]:1:[]:1", ":::", "[::1]:1:a:1]", "~/a.sock:/run/b.sock", "127.0.0.1:1:/run/b.sock", "/a:h:1", "/a:[::1]:1", "/a:/b:/c", "~/:/"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -83,6 +83,9 @@ func FuzzAlso(f *testing.F) {
 		}
 		if listen+":"+target != s {
 			t.Errorf("Also(%q).Split() = %q, %q, which is something else", s, listen, target)
+		}
+		if isSocket(listen) {
+			return
 		}
 		if err := checkListen(listen); err != nil {
 			t.Errorf("Also(%q).Split() listens on %q: %v", s, listen, err)

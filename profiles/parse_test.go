@@ -152,7 +152,12 @@ func TestValues(t *testing.T) {
 			`"0s"`: `must be longer than nothing, not "0s"`, `"-1s"`: `must be longer than nothing, not "-1s"`, `"1h1ns"`: `must be at most 1h, not "1h1ns"`,
 			`"100"`: `needs a unit: write "100s"`, `100`: `must be a string, not a number: write hold = "100s"`, `"soon"`: `must be a duration as "100s" or "2m", not "soon"`,
 		}},
-		{"forward.also", []string{`[]`, `["127.0.0.1:3000:localhost:3000"]`, `["[::1]:3000:[::1]:3000", "localhost:3001:a:1"]`}, map[string]string{
+		{"forward.also", []string{`[]`, `["127.0.0.1:3000:localhost:3000"]`, `["[::1]:3000:[::1]:3000", "localhost:3001:a:1"]`,
+			`["~/box.sock:/run/docker.sock", "/tmp/a.sock:localhost:80", "127.0.0.1:3000:/run/docker.sock"]`}, map[string]string{
+			`["/tmp/a.sock:~/b.sock"]`:                 `must have the whole path of a socket on the box, not "~/b.sock"`,
+			`["/tmp/a.sock:/tmp/b:c"]`:                 `must have no colon in the path of a socket, not "/tmp/b:c"`,
+			`["/tmp/a/:/tmp/b"]`:                       `must have the path of a socket, not of a folder: "/tmp/a/"`,
+			`["/tmp/a"]`:                               `must be LISTEN:PORT:HOST:PORT, as "127.0.0.1:3000:localhost:3000", not "/tmp/a"`,
 			`["3000:localhost:3000"]`:                  `must be LISTEN:PORT:HOST:PORT, as "127.0.0.1:3000:localhost:3000", not "3000:localhost:3000"; write "127.0.0.1:3000:localhost:3000"`,
 			`["::1:3000:localhost:3000"]`:              `must be LISTEN:PORT:HOST:PORT, as "127.0.0.1:3000:localhost:3000", not "::1:3000:localhost:3000"; an IPv6 address stands in brackets, as [::1]`,
 			`["0.0.0.0:3000:a:1"]`:                     fmt.Sprintf(listen, "0.0.0.0"),

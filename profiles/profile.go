@@ -9,6 +9,7 @@
 package profiles
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -132,22 +133,42 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-// Also is one more forwarded port, written LISTEN:PORT:HOST:PORT. LISTEN is a loopback address of the laptop, HOST
-// a name or address as the box sees it; IPv6 addresses stand in brackets: "[::1]:3000:[fd00::2]:3000".
+// Also is one more forward, written LISTEN:PORT:HOST:PORT. LISTEN is a loopback address of the laptop, HOST a name or
+// address as the box sees it; IPv6 addresses stand in brackets: "[::1]:3000:[fd00::2]:3000". In place of LISTEN:PORT
+// and of HOST:PORT there may be the path of a unix socket: "~/box.sock:/run/docker.sock".
 type Also string
 
-// Split returns the two addresses, as host:port for net.Listen and net.Dial. It refuses what Parse refuses.
+// Split returns the two ends, each as host:port or as a path, which begins with "/" or "~/". It refuses what Parse
+// refuses.
 func (a Also) Split() (listen, target string, err error) {
-	parts, err := splitColons(string(a))
+	listen, target, ok := cutEnd(string(a))
+	if !ok || target == "" || !isSocket(target) && !isHostPort(target) {
+		return "", "", fmt.Errorf("must be LISTEN:PORT:HOST:PORT, as \"127.0.0.1:3000:localhost:3000\", not %s%s", shown(string(a)), alsoHint(string(a)))
+	}
+	if isSocket(listen) {
+		err = checkSocket(listen, false)
+	} else {
+		err = checkListen(listen)
+	}
 	if err != nil {
 		return "", "", err
 	}
-	listen, target = parts[0]+":"+parts[1], parts[2]+":"+parts[3]
-	if err := checkListen(listen); err != nil {
-		return "", "", err
+	if isSocket(target) {
+		if strings.Contains(target, ":") {
+			return "", "", fmt.Errorf("must have no colon in the path of a socket, not %s", shown(target))
+		}
+		err = checkSocket(target, true)
+	} else {
+		err = checkAddress(target)
 	}
-	if err := checkAddress(target); err != nil {
+	if err != nil {
 		return "", "", err
 	}
 	return listen, target, nil
+}
+
+// isHostPort says that s is one end, with nothing behind it.
+func isHostPort(s string) bool {
+	end, _, ok := cutEnd(s)
+	return ok && end == s
 }
