@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -24,14 +23,16 @@ type offer struct {
 	file *keyFile
 }
 
-// keyring collects the keys of one login, in OpenSSH's order (sshconnect2.c: pubkey_prepare), and hands them out one
-// by one: with several in one method, a key that fails to sign ends the others' chances.
+// keyring is one login: it picks the methods, and collects the keys in OpenSSH's order (sshconnect2.c: pubkey_prepare)
+// and hands them out one by one: with several in one method, a key that fails to sign ends the others' chances.
 type keyring struct {
 	ctx    context.Context
 	target *Target
 	dialer *Dialer
 	// human runs what may wait for a person; the clock of the login stands still meanwhile.
 	human func(func())
+	// broken reports that the connection has ended: what the handshake then takes for a no is none. Nil means never.
+	broken func() bool
 
 	ready   bool
 	agent   *agentConn
@@ -41,21 +42,52 @@ type keyring struct {
 	tried   []string
 	notes   []string
 	methods []string         // what the server said that it takes, the last time
+	right   []string         // what it took already, and wants more
 	locked  *PassphraseError // an encrypted key that the server may take, and that nobody opened
+	talk    talk
 }
 
-// callback hands out one signer per attempt. The handshake calls it, one call at a time.
+// callback hands out one method per attempt, and in publickey one key. The handshake calls it, one call at a time.
 func (k *keyring) callback(c *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
-	k.methods = make([]string, len(c.AllowedMethods))
-	for i, m := range c.AllowedMethods {
-		k.methods[i] = clean(m)
+	if len(c.AllowedMethods) == 0 || k.broken != nil && k.broken() {
+		return nil, nil // there was no answer, or no use in one: the handshake knows why
 	}
-	if len(c.PartialSuccessMethods) > 0 && !slices.Contains(c.AllowedMethods, "publickey") {
-		k.notes = append(k.notes, "the key is right, but the box asks for "+strings.Join(k.methods, " or ")+" besides")
+	k.methods, k.right = cleaned(c.AllowedMethods), cleaned(c.PartialSuccessMethods)
+	k.settle(c.PartialSuccessMethods)
+	if k.talk.stop != nil {
+		return nil, k.talk.stop
 	}
-	if !slices.Contains(c.AllowedMethods, "publickey") {
-		return nil, k.refused()
+	for _, method := range k.target.loginMethods() {
+		if !slices.Contains(c.AllowedMethods, method) {
+			continue
+		}
+		var m ssh.AuthMethod
+		switch method {
+		case methodKey:
+			m = k.publicKey()
+		case methodAsks:
+			m = k.interactive()
+		case methodPassword:
+			m = k.password()
+		}
+		if m != nil {
+			k.dialer.log().Debug("login", "host", k.target.Host, "method", method)
+			return m, nil
+		}
 	}
+	return nil, k.refused()
+}
+
+func cleaned(words []string) []string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = clean(w)
+	}
+	return out
+}
+
+// publicKey is the next key, nil if there is no more.
+func (k *keyring) publicKey() ssh.AuthMethod {
 	if !k.ready {
 		k.ready = true
 		k.human(k.collect)
@@ -76,17 +108,39 @@ func (k *keyring) callback(c *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
 			continue // ssh_config does not accept the type
 		}
 		k.tried = append(k.tried, o.name)
-		return ssh.PublicKeys(&patient{limited, k, o.name}), nil
+		return ssh.PublicKeys(&patient{limited, k, o.name})
 	}
-	return nil, k.refused()
+	if k.locked != nil && k.talk.need == nil {
+		k.talk.need = k.locked
+	}
+	return nil
 }
 
-// refused is the end of the login.
+// refused is the end of the login. The server may have ended it in place of an answer to the last attempt.
 func (k *keyring) refused() error {
-	if k.locked != nil {
+	if a := k.talk.last; a != nil && len(a.answers) > 0 {
+		k.settle(nil)
+		return k.talk.wrong
+	}
+	switch {
+	case k.talk.need != nil:
+		return k.talk.need
+	case k.talk.wrong != nil:
+		return k.talk.wrong
+	case k.locked != nil && len(k.right) == 0:
 		return k.locked
 	}
-	return &AuthError{User: k.target.User, Host: k.target.Host, Tried: k.tried, Methods: k.methods, Notes: k.notes}
+	return k.denied()
+}
+
+// denied says what was tried in vain, and what ssh_config kept us from trying.
+func (k *keyring) denied() error {
+	for _, m := range []string{methodKey, methodAsks, methodPassword} {
+		if slices.Contains(k.methods, m) && !slices.Contains(k.target.loginMethods(), m) {
+			k.notes = append(k.notes, m+" is off in ssh_config")
+		}
+	}
+	return &AuthError{User: k.target.User, Host: k.target.Host, Tried: k.tried, Methods: k.methods, Right: k.right, Notes: k.notes}
 }
 
 // failed notes why a key could not be used.

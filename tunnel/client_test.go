@@ -513,7 +513,7 @@ func TestNoAnswers(t *testing.T) {
 	s.start(t)
 	d := &Dialer{limits: limits{open: 200 * time.Millisecond, probeAfter: time.Minute}}
 	c := s.dial(t, d)
-	<-c.warm
+	c.letFirst(t.Context())
 	close(s.mute)
 	start := time.Now()
 	_, err := c.Dial(t.Context(), "tcp", "127.0.0.1:1")
@@ -576,5 +576,35 @@ func TestClean(t *testing.T) {
 		if got := clean(in); got != want {
 			t.Errorf("clean(%.40q) = %.60q, want %.60q", in, got, want)
 		}
+	}
+}
+
+// Follow tells each line as it comes, whole, and ends with its context.
+func TestFollow(t *testing.T) {
+	c := (&server{}).start(t).dial(t, &Dialer{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	got := make(chan string, 10)
+	done := make(chan error, 1)
+	go func() {
+		done <- c.Follow(ctx, "printf 'one\\nt'; sleep 0.2; echo wo; head -c 10000 /dev/zero | tr '\\0' x; echo; echo end; sleep 3\n", func(s string) { got <- s })
+	}()
+	start := time.Now()
+	for _, want := range []string{"one", "two", strings.Repeat("x", maxLine), "end"} {
+		select {
+		case s := <-got:
+			if s != want {
+				t.Errorf("line %.20q, want %.20q", s, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("no line %.20q", want)
+		}
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) || time.Since(start) > 10*time.Second {
+		t.Errorf("Follow = %v after %s", err, time.Since(start))
+	}
+	if err := c.Follow(t.Context(), "echo a\nexit 3\n", func(string) {}); !as[*ExitError](err) {
+		t.Errorf("Follow of a script that fails = %v", err)
 	}
 }

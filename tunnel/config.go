@@ -58,6 +58,9 @@ func (t *Target) take(f *filter) error {
 				continue
 			}
 			key := strings.ToLower(kv.Key)
+			if now, ok := olderName[key]; ok {
+				key = now
+			}
 			raw, err := strconv.Unquote(`"` + kv.Value + `"`)
 			if err != nil || key == "hostname" || seen[key] && key != "identityfile" && key != "certificatefile" {
 				continue
@@ -70,7 +73,7 @@ func (t *Target) take(f *filter) error {
 				from = f.from[line]
 			}
 			args := []string{raw}
-			if key != "proxycommand" { // a command keeps its quotes: a shell will read them
+			if key != "proxycommand" && key != "knownhostscommand" { // a command keeps its quotes: a shell will read them
 				args, err = splitArgs(raw)
 			}
 			problem := ""

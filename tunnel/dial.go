@@ -2,14 +2,13 @@ package tunnel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -23,9 +22,13 @@ type limits struct {
 	open       time.Duration // a channel, and the start of a command
 	probeAfter time.Duration // silence after which the other side is asked whether it lives
 	probeLimit time.Duration // for any byte after that
+	retired    time.Duration // silence of a connection that only keeps its streams, and whose TCP has limits of its own
 }
 
-var normally = limits{handshake: 15 * time.Second, login: 30 * time.Second, open: 10 * time.Second, probeAfter: 15 * time.Second, probeLimit: 7 * time.Second}
+var normally = limits{
+	handshake: 15 * time.Second, login: 30 * time.Second, open: 10 * time.Second,
+	probeAfter: 15 * time.Second, probeLimit: 7 * time.Second, retired: 150 * time.Second,
+}
 
 // Dialer makes connections to targets. It never prompts: an unknown key is an *UnknownHostKeyError. One dialer may
 // be used by several goroutines, and is best kept for all dials to a target: it remembers how its jumps resolve.
@@ -37,14 +40,19 @@ type Dialer struct {
 	AgentSocket string
 	// Passphrase opens an encrypted key; nil means that nobody can be asked. The file is that of PassphraseError.
 	Passphrase func(ctx context.Context, file string) ([]byte, error)
+	// Secret answers a question of a server's login; nil means that nobody can be asked. An error, of any kind, means
+	// that there is no answer, and the dial ends with a *SecretError.
+	Secret func(ctx context.Context, q Question) (string, error)
 	// Options resolve the hosts of a ProxyJump.
 	Options Options
 	Log     *slog.Logger
 
 	limits limits // for tests
 
-	mu    sync.Mutex // guards what follows
-	jumps map[string]*Target
+	mu      sync.Mutex // guards what follows
+	jumps   map[string]*Target
+	good    map[string]netip.Addr // host:port of a target → where it was reached last
+	masters map[string]string     // host:port of a target → why the user's own ssh has to take it there
 }
 
 func (d *Dialer) log() *slog.Logger {
@@ -54,10 +62,24 @@ func (d *Dialer) log() *slog.Logger {
 	return d.Log
 }
 
-// Dial connects and logs in. The connection watches itself from then on, see Client. Errors are *DialError, those of
-// Final, or ctx's own.
+// Dial connects and logs in. The connection watches itself from then on, see Client. What our own client cannot do is
+// left to the user's own ssh, if there is one, never a refusal. Errors are *DialError, those of Final, or ctx's own.
 func (d *Dialer) Dial(ctx context.Context, t *Target) (*Client, error) {
-	return d.dial(ctx, t, nil)
+	if why := d.viaSSH(t); why != "" {
+		return d.throughSSH(ctx, t, why, nil)
+	}
+	c, err := d.dial(ctx, t, nil)
+	if err == nil || ctx.Err() != nil {
+		return c, err
+	}
+	why, cannot := nativeCannot(err)
+	if !cannot {
+		why = t.unlocks(err)
+	}
+	if why != "" {
+		return d.throughSSH(ctx, t, why, err)
+	}
+	return nil, err
 }
 
 // dial reaches a target; path are the targets that wait for this one.
@@ -75,6 +97,7 @@ func (d *Dialer) dial(ctx context.Context, t *Target, path []string) (*Client, e
 		conn.Close()
 		return nil, err
 	}
+	d.remember(t, conn)
 	d.log().Debug("connected", "host", t.Host, "addr", t.Addr(), "server", c.ServerVersion(), "rtt", c.RTT(), "after", time.Since(start))
 	return c, nil
 }
@@ -99,7 +122,7 @@ func (d *Dialer) reach(ctx context.Context, t *Target, path []string) (conn net.
 	case t.ProxyCommand != "":
 		conn, err = proxy(ctx, t, d.log())
 	default:
-		conn, err = connect(ctx, t)
+		conn, err = d.connect(ctx, t)
 	}
 	return conn, nil, err
 }
@@ -145,56 +168,12 @@ func (d *Dialer) resolve(ctx context.Context, host string) (*Target, error) {
 	return &hop, nil
 }
 
-// connect makes the TCP connection. Names are looked up anew each time.
-func connect(ctx context.Context, t *Target) (net.Conn, error) {
-	dialer := net.Dialer{
-		Timeout:         t.connectLimit(),
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
-		Control:         func(_, _ string, c syscall.RawConn) error { return c.Control(setTimeouts) },
-	}
-	network := "tcp"
-	switch t.AddressFamily {
-	case "inet":
-		network = "tcp4"
-	case "inet6":
-		network = "tcp6"
-	}
-	if t.BindAddress != "" {
-		ip, err := net.ResolveIPAddr("ip", t.BindAddress)
-		if err != nil {
-			return nil, &ConfigError{Host: t.Host, Msg: "BindAddress " + clean(t.BindAddress) + " is no address of this machine"}
-		}
-		dialer.LocalAddr = &net.TCPAddr{IP: ip.IP, Zone: ip.Zone}
-	}
-	conn, err := dialer.DialContext(ctx, network, t.Addr())
-	if err == nil {
-		return conn, nil
-	}
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	e := &DialError{Op: "connect", Addr: t.Addr(), Err: err, Reason: reason(err)}
-	var dns *net.DNSError
-	switch {
-	case errors.As(err, &dns):
-		e.Op, e.Addr = "resolve", t.HostName
-	case isTimeout(err):
-		e.Reason = fmt.Sprintf("no answer within %s", t.connectLimit())
-	}
-	return nil, e
-}
-
-func isTimeout(err error) bool {
-	var n net.Error
-	return errors.As(err, &n) && n.Timeout()
-}
-
 // lim are the limits that hold.
 func (d *Dialer) lim() limits {
 	l := d.limits
 	for _, f := range []struct{ of, normal *time.Duration }{
 		{&l.handshake, &normally.handshake}, {&l.login, &normally.login}, {&l.open, &normally.open},
-		{&l.probeAfter, &normally.probeAfter}, {&l.probeLimit, &normally.probeLimit},
+		{&l.probeAfter, &normally.probeAfter}, {&l.probeLimit, &normally.probeLimit}, {&l.retired, &normally.retired},
 	} {
 		if *f.of == 0 {
 			*f.of = *f.normal

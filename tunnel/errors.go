@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 )
@@ -47,7 +48,8 @@ func (e *ChangedHostKeyError) Error() string {
 	return fmt.Sprintf("the host key of %s has changed", e.Host)
 }
 
-// RevokedHostKeyError says that the host shows a key that known_hosts marks @revoked.
+// RevokedHostKeyError says that the host shows a key that known_hosts marks @revoked, or that a file of RevokedHostKeys
+// lists. Line is 0 in a binary list.
 type RevokedHostKeyError struct {
 	Host        string `json:"host"`
 	Fingerprint string `json:"fingerprint"`
@@ -56,25 +58,37 @@ type RevokedHostKeyError struct {
 }
 
 func (e *RevokedHostKeyError) Error() string {
-	return fmt.Sprintf("the host key %s of %s is revoked in %s:%d", e.Fingerprint, e.Host, e.File, e.Line)
+	where := e.File
+	if e.Line > 0 {
+		where += ":" + strconv.Itoa(e.Line)
+	}
+	return fmt.Sprintf("the host key %s of %s is revoked in %s", e.Fingerprint, e.Host, where)
 }
 
-// AuthError says that the host let us in with none of our keys.
+// AuthError says that the host does not let us in, and that there is nothing more to try.
 type AuthError struct {
 	User    string   `json:"user"`
 	Host    string   `json:"host"`
-	Tried   []string `json:"tried"`   // keys, as "~/.ssh/id_ed25519 (file)"
+	Tried   []string `json:"tried"`   // keys, as "~/.ssh/id_ed25519", and methods in which something was answered
 	Methods []string `json:"methods"` // what the host would take
-	Notes   []string `json:"notes"`   // why a key could not be used
+	Right   []string `json:"right"`   // methods that it took, and that were not enough
+	Notes   []string `json:"notes"`   // why a key or a method could not be used
 }
 
 func (e *AuthError) Error() string {
+	takes := strings.Join(e.Methods, " or ")
+	keys := len(e.Methods) == 0 || slices.Contains(e.Methods, methodKey)
 	s := fmt.Sprintf("%s accepts none of the keys of %s@%s", e.Host, e.User, e.Host)
-	if len(e.Tried) == 0 {
+	switch {
+	case len(e.Right) > 0:
+		s = fmt.Sprintf("%s took %s of %s@%s, but asks for %s besides", e.Host, strings.Join(e.Right, " and "), e.User, e.Host, takes)
+	case len(e.Tried) == 0 && !keys:
+		s = fmt.Sprintf("%s takes no keys of %s@%s, only %s", e.Host, e.User, e.Host, takes)
+	case len(e.Tried) == 0:
 		s = fmt.Sprintf("there is no key to log in to %s@%s with", e.User, e.Host)
-		if len(e.Methods) > 0 && !slices.Contains(e.Methods, "publickey") {
-			s = fmt.Sprintf("%s takes no keys of %s@%s, only %s", e.Host, e.User, e.Host, strings.Join(e.Methods, " or "))
-		}
+	}
+	if len(e.Methods) > 1 && keys && len(e.Right) == 0 {
+		s += " (it takes " + takes + ")"
 	}
 	if len(e.Notes) > 0 {
 		s += ": " + strings.Join(e.Notes, "; ")
@@ -93,6 +107,40 @@ func (e *PassphraseError) Error() string {
 		return "the passphrase of " + e.File + " is not right"
 	}
 	return "the key " + e.File + " is encrypted and not in the agent"
+}
+
+// SecretError says that the host asks for what only a person knows, and that there is no answer, or not the right one.
+type SecretError struct {
+	User      string     `json:"user"`
+	Host      string     `json:"host"`
+	Questions []Question `json:"questions"` // what is asked together; at least one
+	Wrong     bool       `json:"wrong"`     // they were answered, and the host did not take it
+	Right     []string   `json:"right"`     // methods that the host took already, and that were not enough
+	Tried     []string   `json:"tried"`     // as in AuthError
+}
+
+func (e *SecretError) Error() string {
+	var asks []string
+	password := true // asked for in no words of the host's own
+	for _, q := range e.Questions {
+		password = password && q.Kind == methodPassword
+		asks = append(asks, strconv.Quote(q.Prompt))
+	}
+	who := e.User + "@" + e.Host
+	switch {
+	case e.Wrong && password:
+		return "the password of " + who + " is not right"
+	case e.Wrong:
+		return fmt.Sprintf("%s does not take what was answered for %s to %s", e.Host, who, strings.Join(asks, " and "))
+	}
+	s := fmt.Sprintf("%s asks for the password of %s", e.Host, who)
+	if !password {
+		s = fmt.Sprintf("%s asks %s for %s", e.Host, who, strings.Join(asks, " and "))
+	}
+	if len(e.Right) > 0 {
+		s += " besides " + strings.Join(e.Right, " and ")
+	}
+	return s
 }
 
 // ConfigError says that the configuration does not lead to a host.
@@ -165,7 +213,7 @@ func (e *RefusedError) Error() string { return fmt.Sprintf("%s on the box: %s", 
 func Final(err error) bool {
 	for _, is := range []func(error) bool{
 		as[*UnknownHostKeyError], as[*ChangedHostKeyError], as[*RevokedHostKeyError],
-		as[*AuthError], as[*PassphraseError], as[*ConfigError],
+		as[*AuthError], as[*PassphraseError], as[*OpenSSHError], as[*SecretError], as[*ConfigError],
 	} {
 		if is(err) {
 			return true

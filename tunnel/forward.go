@@ -25,9 +25,9 @@ const (
 // is reset, never closed in a way that looks like an answer. Serve starts it; the other methods may be called at any
 // time.
 type Forward struct {
-	// Dial opens a connection to the far side, and ends when its context does. It is tried again while the caller is
-	// held.
-	Dial func(ctx context.Context) (net.Conn, error)
+	// Dial opens a connection to the far side for a caller, and ends when its context does. It is tried again while the
+	// caller is held. Callers that wait are served in the order in which Dial serves them.
+	Dial func(ctx context.Context, from net.Addr) (net.Conn, error)
 	// Refused reports an error that means: the far side is there and would not. The caller is reset at once. Nil
 	// means that there are none.
 	Refused func(error) bool
@@ -41,10 +41,9 @@ type Forward struct {
 	// have to say. Zero means 5 s.
 	grace time.Duration
 
-	mu      sync.Mutex // guards what follows
-	stats   ForwardStats
-	held    map[*waiting]time.Time // since when
-	spliced map[*spliced]struct{}
+	mu    sync.Mutex // guards what follows
+	stats ForwardStats
+	held  map[*waiting]time.Time // since when
 }
 
 // ForwardStats counts callers.
@@ -169,7 +168,7 @@ func (f *Forward) serve(ctx context.Context, local net.Conn) {
 	switch {
 	case err == nil:
 		f.count(func(s *ForwardStats) { s.Served++ })
-		if f.splice(ctx, local, far, sent) {
+		if splice(ctx, local, far, sent) {
 			f.count(func(s *ForwardStats) { s.Reset++ })
 		}
 		return
@@ -181,18 +180,6 @@ func (f *Forward) serve(ctx context.Context, local net.Conn) {
 		f.log().Info("caller reset", "err", err)
 	}
 	rst(local)
-}
-
-// Reset ends every caller that has its far side, as when the link is lost: each sees a reset at once. Held callers
-// stay.
-func (f *Forward) Reset() {
-	f.mu.Lock()
-	var ends sync.WaitGroup
-	for s := range f.spliced {
-		ends.Go(func() { s.end(true) }) // side by side: a far side on a dead link takes its time to close
-	}
-	f.mu.Unlock()
-	ends.Wait()
 }
 
 func (f *Forward) log() *slog.Logger {

@@ -44,7 +44,7 @@ func newFarSide(t *testing.T, serve func(*net.TCPConn)) *farSide {
 	return f
 }
 
-func (f *farSide) Dial(ctx context.Context) (net.Conn, error) {
+func (f *farSide) Dial(ctx context.Context, _ net.Addr) (net.Conn, error) {
 	if !f.up.Load() {
 		return nil, errDown
 	}
@@ -167,9 +167,9 @@ func random(n int) []byte {
 // a far side that takes its time to answer holds nobody.
 func TestForwardEcho(t *testing.T) {
 	far := newFarSide(t, echoTCP)
-	f := &Forward{Dial: func(ctx context.Context) (net.Conn, error) {
+	f := &Forward{Dial: func(ctx context.Context, _ net.Addr) (net.Conn, error) {
 		time.Sleep(100 * time.Millisecond)
-		return far.Dial(ctx)
+		return far.Dial(ctx, nil)
 	}}
 	addr, _ := served(t, f)
 	var wg sync.WaitGroup
@@ -212,9 +212,9 @@ func TestForwardResets(t *testing.T) {
 	t.Run("held too long", func(t *testing.T) {
 		far := newFarSide(t, echoTCP)
 		far.up.Store(false)
-		for name, dial := range map[string]func(context.Context) (net.Conn, error){
+		for name, dial := range map[string]func(context.Context, net.Addr) (net.Conn, error){
 			"fails": far.Dial,
-			"hangs": func(ctx context.Context) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() },
+			"hangs": func(ctx context.Context, _ net.Addr) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() },
 		} {
 			f := &Forward{Dial: dial, Hold: 200 * time.Millisecond}
 			addr, _ := served(t, f)
@@ -231,7 +231,7 @@ func TestForwardResets(t *testing.T) {
 	t.Run("refused by the far side", func(t *testing.T) {
 		var dials atomic.Int64
 		f := &Forward{
-			Dial: func(context.Context) (net.Conn, error) {
+			Dial: func(context.Context, net.Addr) (net.Conn, error) {
 				dials.Add(1)
 				return nil, &RefusedError{Addr: "localhost:11434", Reason: "refused"}
 			},
@@ -310,45 +310,6 @@ func (c slowClose) Close() error {
 }
 
 func (c slowClose) CloseWrite() error { return c.Conn.(*net.TCPConn).CloseWrite() }
-
-// When the link is lost every caller sees a reset at once, however slowly the far sides close. Held callers stay, and
-// new ones are served.
-func TestForwardReset(t *testing.T) {
-	far := newFarSide(t, echoTCP)
-	f := &Forward{Dial: func(ctx context.Context) (net.Conn, error) {
-		c, err := far.Dial(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return slowClose{c}, nil
-	}}
-	addr, _ := served(t, f)
-	f.Reset() // nobody
-	var callers []*net.TCPConn
-	for range 50 {
-		c := call(t, addr)
-		ping(t, c)
-		callers = append(callers, c)
-	}
-	far.up.Store(false)
-	held := call(t, addr)
-	waitFor(t, func() bool { return f.Stats().Held == 1 })
-	start := time.Now()
-	go f.Reset()
-	for _, c := range callers {
-		wantReset(t, c)
-	}
-	if d := time.Since(start); d > 2*time.Second {
-		t.Errorf("the last of 50 was reset after %s, want all at once", d)
-	}
-	far.up.Store(true)
-	ping(t, held)
-	ping(t, call(t, addr))
-	waitFor(t, func() bool { return f.Stats().Open == 2 })
-	if s := f.Stats(); s.Reset != 50 || s.Served != 52 {
-		t.Errorf("stats %+v, want 52 served of which 50 reset", s)
-	}
-}
 
 // A caller who gives up while it is held is dropped: its request never reaches the box. That is so for a caller that
 // breaks off, and for one that closes, which looks like one that only has said all.
@@ -459,8 +420,8 @@ type wholeOnly struct{ net.Conn }
 // Where one direction cannot end alone, the end of the caller's ends both, and its answer is cut, not short.
 func TestForwardNoHalfClose(t *testing.T) {
 	far := newFarSide(t, echoTCP)
-	f := &Forward{Dial: func(ctx context.Context) (net.Conn, error) {
-		c, err := far.Dial(ctx)
+	f := &Forward{Dial: func(ctx context.Context, _ net.Addr) (net.Conn, error) {
+		c, err := far.Dial(ctx, nil)
 		return wholeOnly{c}, err
 	}}
 	addr, _ := served(t, f)
@@ -525,7 +486,7 @@ func TestForwardAcceptFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &scriptedListener{accepts: make(chan any), closed: make(chan struct{})}
 		near, far := net.Pipe()
-		f := &Forward{Dial: func(context.Context) (net.Conn, error) { return far, nil }}
+		f := &Forward{Dial: func(context.Context, net.Addr) (net.Conn, error) { return far, nil }}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- f.Serve(ctx, l) }()
@@ -555,7 +516,7 @@ func TestForwardEndIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &scriptedListener{accepts: make(chan any), closed: make(chan struct{})}
 		free := make(chan struct{})
-		f := &Forward{Dial: func(context.Context) (net.Conn, error) { <-free; return nil, errDown }}
+		f := &Forward{Dial: func(context.Context, net.Addr) (net.Conn, error) { <-free; return nil, errDown }}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- f.Serve(ctx, l) }()
@@ -575,8 +536,8 @@ func TestForwardEndIsBounded(t *testing.T) {
 // The listener outlives the callers: nobody else can take the port before the last has ended.
 func TestForwardClosesPortLast(t *testing.T) {
 	far := newFarSide(t, echoTCP)
-	f := &Forward{Dial: func(ctx context.Context) (net.Conn, error) {
-		c, err := far.Dial(ctx)
+	f := &Forward{Dial: func(ctx context.Context, _ net.Addr) (net.Conn, error) {
+		c, err := far.Dial(ctx, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -40,7 +40,7 @@ func (f *Forward) reach(ctx context.Context, local net.Conn) (net.Conn, ahead, e
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	stop := readAhead(local, orDefault(f.grace, defaultGrace), func() { end(errGone) })
-	far, err := f.retry(ctx, &waiting{end: end})
+	far, err := f.retry(ctx, local.RemoteAddr(), &waiting{end: end})
 	sent := stop()
 	if err == nil && ctx.Err() != nil { // at the last moment
 		far.Close()
@@ -50,7 +50,7 @@ func (f *Forward) reach(ctx context.Context, local net.Conn) (net.Conn, ahead, e
 }
 
 // retry dials until the far side is there, or will not be.
-func (f *Forward) retry(ctx context.Context, w *waiting) (net.Conn, error) {
+func (f *Forward) retry(ctx context.Context, from net.Addr, w *waiting) (net.Conn, error) {
 	defer f.release(w)
 	ctx, cancel := context.WithTimeoutCause(ctx, orDefault(f.Hold, defaultHold), errTooLong)
 	defer cancel()
@@ -58,7 +58,7 @@ func (f *Forward) retry(ctx context.Context, w *waiting) (net.Conn, error) {
 	late := time.AfterFunc(heldAfter, func() { f.hold(w, start) })
 	defer late.Stop()
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
-		far, err := f.Dial(ctx)
+		far, err := f.Dial(ctx, from)
 		if err == nil {
 			return far, nil
 		}

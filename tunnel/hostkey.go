@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,6 +23,7 @@ type hostKeys struct {
 	known     known
 	plain     known // under the name without its port: OpenSSH falls back to it
 	revoked   known // the file RevokedHostKeys, for every host
+	krl       krl   // the same, if it is a binary list
 
 	mu       sync.Mutex // guards what follows
 	accepted []byte     // the key of this connection: a later key exchange must show the same one
@@ -36,32 +38,71 @@ func newHostKeys(t *Target, acceptNew bool) (*hostKeys, error) {
 	}
 	if file := t.RevokedHostKeys; file != "" {
 		var err error
-		if h.revoked, err = readRevoked(file); err != nil {
+		if h.revoked, h.krl, err = readRevoked(file); err != nil {
 			return nil, &ConfigError{Host: t.Host, Msg: "RevokedHostKeys: " + err.Error()}
 		}
 	}
 	return h, nil
 }
 
-// readRevoked reads a RevokedHostKeys file: one key a line. Its binary form is refused, because a list that is
-// ignored protects nobody; so is one that cannot be read, as OpenSSH does.
-func readRevoked(file string) (known, error) {
-	data, err := os.ReadFile(file)
+// maxRevoked bounds a RevokedHostKeys file, as OpenSSH does (sshbuf.h: SSHBUF_SIZE_MAX).
+const maxRevoked = 128 << 20
+
+// readRevoked reads a RevokedHostKeys file: one key a line, or a binary key revocation list. One that cannot be read
+// or understood to its end is an error, as with OpenSSH (authfile.c: sshkey_check_revoked): a list that is ignored
+// protects nobody. A key of a type that we do not know is passed over: no host can show it to us.
+func readRevoked(file string) (known, krl, error) {
+	f, err := os.Open(file)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if bytes.HasPrefix(data, []byte("SSHKRL\n")) {
-		return nil, fmt.Errorf("%s is a binary key revocation list, which is not supported yet: list the keys as text", file)
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxRevoked+1))
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(data) > maxRevoked {
+		return nil, nil, fmt.Errorf("%s is bigger than %d MiB", file, maxRevoked>>20)
+	}
+	return parseRevoked(file, data)
+}
+
+func parseRevoked(file string, data []byte) (known, krl, error) {
+	if bytes.HasPrefix(data, []byte(krlMagic)) {
+		list, err := parseKRL(data)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", file, err)
+		}
+		return nil, list, nil
 	}
 	var k known
 	n := 0
 	for line := range bytes.Lines(data) {
 		n++
-		if key, _, _, _, err := ssh.ParseAuthorizedKey(line); err == nil {
-			k = append(k, knownLine{file: file, line: n, marker: "@revoked", key: key})
+		if line = bytes.TrimSpace(line); len(line) == 0 || line[0] == '#' {
+			continue
 		}
+		_, _, keyType, blob, ok := splitKnown(append([]byte("* "), line...))
+		var head struct {
+			Type string
+			Rest []byte `ssh:"rest"`
+		}
+		if !ok || ssh.Unmarshal(blob, &head) != nil || head.Type != keyType {
+			return nil, nil, fmt.Errorf("%s:%d: not a public key", file, n)
+		}
+		key, err := ssh.ParsePublicKey(blob)
+		switch {
+		case unknownType(err):
+			continue
+		case err != nil:
+			return nil, nil, fmt.Errorf("%s:%d: not a public key", file, n)
+		}
+		if cert, ok := key.(*ssh.Certificate); ok { // it stands for its key
+			key = cert.Key
+		}
+		k = append(k, knownLine{file: file, line: n, marker: "@revoked", key: key})
 	}
-	return k, nil
+	return k, nil, nil
 }
 
 // algorithms orders what we offer as OpenSSH does (sshconnect2.c: order_hostkeyalgs): the types that are known
@@ -118,7 +159,7 @@ func (h *hostKeys) done() bool {
 
 // check is the callback of the key exchange, after the server has proved that the key is its own. It runs again
 // with every new key exchange of the connection.
-func (h *hostKeys) check(_ string, _ net.Addr, key ssh.PublicKey) error {
+func (h *hostKeys) check(_ string, at net.Addr, key ssh.PublicKey) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.accepted != nil {
@@ -127,7 +168,12 @@ func (h *hostKeys) check(_ string, _ net.Addr, key ssh.PublicKey) error {
 		}
 		return errors.New("the host showed another key in the middle of the connection")
 	}
-	err := h.judge(key)
+	var err error
+	if h.isHere(at) {
+		err = h.isRevoked(key, h.revoked) // what known_hosts says does not matter
+	} else {
+		err = h.judge(key)
+	}
 	var unknown *UnknownHostKeyError
 	if h.acceptNew && errors.As(err, &unknown) {
 		err = Trust(unknown)
@@ -138,8 +184,15 @@ func (h *hostKeys) check(_ string, _ net.Addr, key ssh.PublicKey) error {
 	return err
 }
 
+// isHere reports whether ssh_config wants no check because the host is this machine (NoHostAuthenticationForLocalhost;
+// sshconnect.c: verify_host_key, check_host_key).
+func (h *hostKeys) isHere(at net.Addr) bool {
+	a, ok := at.(*net.TCPAddr)
+	return ok && h.target.NoHostAuthLocalhost && h.target.HostKeyAlias == "" && a.IP.IsLoopback()
+}
+
 func (h *hostKeys) judge(key ssh.PublicKey) error {
-	if err := h.isRevoked(key); err != nil {
+	if err := h.isRevoked(key, h.known.with("@revoked"), h.plain.with("@revoked"), h.revoked); err != nil {
 		return err
 	}
 	if cert, ok := key.(*ssh.Certificate); ok {
@@ -161,18 +214,21 @@ func (h *hostKeys) judge(key ssh.PublicKey) error {
 	return h.unknown(key)
 }
 
-// isRevoked looks for a key, and for those inside a certificate, among the revoked ones.
-func (h *hostKeys) isRevoked(key ssh.PublicKey) error {
+// isRevoked looks for a key, and for those inside a certificate, among revoked ones and in the key revocation list.
+func (h *hostKeys) isRevoked(key ssh.PublicKey, sets ...known) error {
 	keys := []ssh.PublicKey{key}
 	if cert, ok := key.(*ssh.Certificate); ok {
 		keys = append(keys, cert.Key, cert.SignatureKey)
 	}
-	for _, set := range []known{h.known.with("@revoked"), h.plain.with("@revoked"), h.revoked} {
+	for _, set := range sets {
 		for _, k := range keys {
 			if l := set.find(k); l != nil {
 				return &RevokedHostKeyError{Host: h.target.Host, Fingerprint: ssh.FingerprintSHA256(k), File: l.file, Line: l.line}
 			}
 		}
+	}
+	if k := h.krl.find(key); k != nil {
+		return &RevokedHostKeyError{Host: h.target.Host, Fingerprint: ssh.FingerprintSHA256(k), File: h.target.RevokedHostKeys}
 	}
 	return nil
 }

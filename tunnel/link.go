@@ -5,16 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
 
 // State is where a Link stands.
 //
-//	Connecting ───→ Up
+//	Connecting ───→ Up ←→ Up, but in doubt: callers wait
 //	    ↑ ↓ failed   │ lost
 //	  Waiting ←──────┘
 //	Connecting → NeedsYou, when only a person can help; a Poke leaves it
+//	Waiting ←→ Offline, while this machine has no network
 //	any → Closed, for good
 type State string
 
@@ -22,16 +26,27 @@ const (
 	Connecting State = "connecting"
 	Up         State = "up"
 	Waiting    State = "waiting"
+	Offline    State = "offline"
 	NeedsYou   State = "needs you"
 	Closed     State = "closed"
 )
 
-// Conn is one live connection to the far side; *Client is one. Close may be called more than once.
+// Conn is one live connection to the far side; *Client is one. Close and Retire may be called more than once.
 type Conn interface {
 	Done() <-chan struct{}
 	Err() error
 	Close() error
 	RTT() time.Duration
+	// Open opens a connection on the far side.
+	Open(ctx context.Context, o Opening) (net.Conn, error)
+	// Check returns nil when the other side has answered a question newer than the call.
+	Check(ctx context.Context) error
+	// Silence is how long nothing was heard.
+	Silence() time.Duration
+	// LocalAddr is the address of this machine that it stands on; not valid if that cannot be told.
+	LocalAddr() netip.Addr
+	// Retire ends it when what it carries has ended.
+	Retire()
 }
 
 // LinkOptions say how a Link behaves.
@@ -40,38 +55,55 @@ type LinkOptions struct {
 	First Conn
 	// Final reports errors that no retry can help. Nil means that there are none.
 	Final func(error) bool
-	Log   *slog.Logger // nil discards
+	// Senses tell of sleep and of changes of the network. The zero value tells of nothing.
+	Senses Senses
+	// Online reports whether there is a network to dial over. Nil means always.
+	Online func() bool
+	Log    *slog.Logger // nil discards
 }
 
-// Link keeps one connection up.
+// Link keeps one connection up, and hands it to callers in the order in which they came.
 type Link struct {
-	dial  func(context.Context) (Conn, error)
-	first Conn
-	final func(error) bool
-	log   *slog.Logger
-	wake  chan struct{} // one token: poked or waiters has changed
+	dial   func(context.Context) (Conn, error)
+	first  Conn
+	final  func(error) bool
+	senses Senses
+	online func() bool
+	log    *slog.Logger
+	wake   chan struct{} // one token: the loop has to look at what follows
+	wanted time.Duration // between tries while somebody waits
 
 	mu      sync.Mutex // guards what follows
 	state   State
 	since   time.Time // since when it is up, or since when it is not
-	conn    Conn      // nil unless Up
+	conn    Conn      // for callers; nil while there is none that can be trusted
+	moved   chan struct{}
 	cause   error     // why the link is not up; nil while it is
 	next    time.Time // the next try; zero unless Waiting
-	poked   string    // why somebody wants a try at once; empty if nobody does
-	waiters int       // how many calls of Get wait
-	was     bool      // it has been up before
-	why     string    // what ended the last connection, or the poke that came since
+	queue   []*caller // who waits for a connection, in order
+	tickets int       // given out so far
+	giving  bool      // somebody hands the connection out to them
 	count   int       // reconnects
 	last    *Healed
+	asleep  time.Duration // how long the machine had slept when it was looked at
+	said    said
 	changed chan struct{} // closed and renewed with every change
+}
+
+// said is what the loop has to hear.
+type said struct {
+	poke  string        // why somebody wants a try at once; empty if nobody does
+	slept time.Duration // the machine has slept
+	net   bool          // something of the network has changed
+	slow  Conn          // a connection that did not answer a caller in time, and was silent meanwhile
 }
 
 // Healed is the last reconnect.
 type Healed struct {
 	At time.Time
-	// After is how long the link was down.
+	// After is how long the link was down, or in doubt.
 	After time.Duration
-	// Reason is that of the last Poke while it was down, as "woke from sleep"; else what ended the connection.
+	// Reason is what was noticed first, as "woke from sleep", or what ended the connection.
 	Reason string
 }
 
@@ -88,206 +120,156 @@ type LinkStatus struct {
 }
 
 // NewLink returns a link that Run will keep up with dial. Dial has to end by itself, and when its context does.
-func NewLink(dial func(context.Context) (Conn, error), o LinkOptions) *Link {
-	l := &Link{dial: dial, first: o.First, final: o.Final, log: o.Log, wake: make(chan struct{}, 1), state: Connecting, since: time.Now(), changed: make(chan struct{})}
+func NewLink[C Conn](dial func(context.Context) (C, error), o LinkOptions) *Link {
+	l := &Link{
+		dial: func(ctx context.Context) (Conn, error) {
+			c, err := dial(ctx)
+			if err != nil {
+				return nil, err // never a nil with a type
+			}
+			return c, nil
+		},
+		first: o.First, final: o.Final, senses: o.Senses, online: o.Online, log: o.Log, wake: make(chan struct{}, 1), wanted: wantedWait,
+		state: Connecting, since: time.Now(), moved: make(chan struct{}), changed: make(chan struct{}),
+	}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
 	if l.final == nil {
 		l.final = func(error) bool { return false }
 	}
+	if l.online == nil {
+		l.online = func() bool { return true }
+	}
+	if l.senses.Asleep != nil {
+		l.asleep = l.senses.Asleep()
+	}
 	if o.First != nil {
-		l.state, l.conn, l.was = Up, o.First, true
+		l.state, l.conn = Up, o.First
 	}
 	return l
 }
 
-// Run dials, holds, and dials again, for ever, until ctx ends. What only a person can help makes it wait for a Poke.
-// It closes the connection before it returns. It is called once.
-func (l *Link) Run(ctx context.Context) error {
-	if l.first != nil {
-		defer l.first.Close() // also when ctx ends before there was a loop
-	}
-	retry := newPatience()
-	conn := l.first
-	for ctx.Err() == nil {
-		held, err := l.once(ctx, conn)
-		conn = nil
-		if ctx.Err() != nil {
-			break
-		}
-		wait := time.Duration(0)
-		switch {
-		case held:
-			retry.anew()
-		case !l.final(err):
-			wait = retry.next(err)
-		}
-		if l.pause(ctx, wait, err) {
-			retry.anew()
-		}
-	}
-	l.enter(Closed, nil, nil)
-	return ctx.Err()
+var (
+	errLinkClosed = errors.New("the link is closed")
+	errMoved      = errors.New("there is a newer connection")
+)
+
+// caller waits for a connection.
+type caller struct {
+	ticket int           // its place
+	got    chan given    // capacity 1
+	sent   chan struct{} // closed when the next one may go
 }
 
-var errEnded = errors.New("the connection ended")
-
-// once dials, unless conn is up already, and holds the connection until it or ctx ends. It reports whether it was one
-// that held, and not one that dies right after the login.
-func (l *Link) once(ctx context.Context, conn Conn) (held bool, err error) {
-	if conn == nil {
-		l.enter(Connecting, nil, nil)
-		if conn, err = l.dial(ctx); err != nil {
-			return false, err
-		}
-	}
-	defer conn.Close()
-	start := time.Now()
-	l.enter(Up, conn, nil)
-	select {
-	case <-conn.Done():
-		if err = conn.Err(); err == nil {
-			err = errEnded
-		}
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	return time.Since(start) >= heldFor, err
+type given struct {
+	conn Conn
+	err  error
 }
 
-// pause waits before the next try: for the clock, for a poke, or for a person if err needs one. It reports whether it
-// was poked.
-func (l *Link) pause(ctx context.Context, wait time.Duration, err error) bool {
-	start := time.Now()
-	clock := time.NewTimer(wait)
-	defer clock.Stop()
-	due := clock.C
-	if l.final(err) {
-		due = nil // no clock helps
-		l.enter(NeedsYou, nil, err)
-	} else {
-		l.plan(start.Add(wait))
-		l.enter(Waiting, nil, err)
-	}
-	for {
-		poked, waiters := l.heed()
-		if poked {
-			return true
-		}
-		if due != nil && waiters > 0 && !isBusy(err) {
-			at := start.Add(min(wait, wantedWait))
-			l.plan(at)
-			clock.Reset(time.Until(at))
-		}
-		select {
-		case <-due:
-			return false
-		case <-l.wake:
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
-// plan says when the next try will be.
-func (l *Link) plan(at time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.next = at
-}
-
-// heed takes the poke that waits, and counts who waits for the link.
-func (l *Link) heed() (poked bool, waiters int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if poked = l.poked != ""; poked {
-		l.why, l.poked = l.poked, ""
-	}
-	return poked, l.waiters
-}
-
-// enter is the one place where the state changes. A try does not know its cause of failing yet: the last one stays in
-// sight.
-func (l *Link) enter(s State, conn Conn, cause error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	was, since, now := l.state, l.since, time.Now()
-	if was == Up != (s == Up) || s == Closed {
-		l.since = now
-	}
-	if was == Up && s != Up {
-		l.why = fmt.Sprint(cause)
-	}
-	if s != Waiting {
-		l.next = time.Time{}
-	}
-	if s != Connecting {
-		l.cause = cause
-	}
-	if s == Up && l.poked != "" {
-		l.why, l.poked = l.poked, ""
-	}
-	l.state, l.conn = s, conn
-	switch {
-	case s == Up && was != Up && l.was:
-		l.count++
-		l.last = &Healed{At: now, After: now.Sub(since), Reason: l.why}
-		l.log.Info("link up again", "after", now.Sub(since).Round(time.Millisecond), "reason", l.why)
-	case s == Up && was != Up:
-		l.log.Info("link up")
-	case s == NeedsYou:
-		l.log.Error("link needs a human", "err", cause)
-	case was == Up && s != Closed:
-		l.log.Warn("link lost", "err", cause)
-	case s == Waiting:
-		l.log.Debug("link still down", "err", cause)
-	}
-	l.was = l.was || s == Up
-	close(l.changed)
-	l.changed = make(chan struct{})
-}
-
-var errLinkClosed = errors.New("the link is closed")
-
-// Get returns the live connection. It waits while there is none, and meanwhile the link tries once a second at least.
+// Get returns the live connection. It waits while there is none, and meanwhile the link tries every 0.4 s.
 // It returns the cause at once when only a person can help, and an error when the link is closed.
 func (l *Link) Get(ctx context.Context) (Conn, error) {
-	waits := false
-	defer func() {
-		if waits {
-			l.mu.Lock()
-			l.waiters--
-			l.mu.Unlock()
-		}
-	}()
+	conn, sent, err := l.get(ctx, new(int))
+	sent()
+	return conn, err
+}
+
+// get is Get for a caller who says when the next one may go, and who keeps its place if it has to come again.
+func (l *Link) get(ctx context.Context, ticket *int) (conn Conn, sent func(), err error) {
+	c := &caller{got: make(chan given, 1), sent: make(chan struct{})}
+	sent = sync.OnceFunc(func() { close(c.sent) })
+	l.mu.Lock()
+	if *ticket == 0 {
+		l.tickets++
+		*ticket = l.tickets
+	}
+	c.ticket = *ticket
+	l.lookAsleep()
+	switch {
+	case l.state == NeedsYou:
+		err = l.cause
+	case l.state == Closed:
+		err = errLinkClosed
+	case alive(l.conn) && len(l.queue) == 0:
+		conn = l.conn
+	default:
+		i, _ := slices.BinarySearchFunc(l.queue, c.ticket, func(o *caller, t int) int { return o.ticket - t })
+		l.queue = slices.Insert(l.queue, i, c)
+		l.nudge()
+	}
+	l.mu.Unlock()
+	if conn != nil || err != nil {
+		return conn, sent, err
+	}
+	select {
+	case g := <-c.got:
+		return g.conn, sent, g.err
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queue = slices.DeleteFunc(l.queue, func(o *caller) bool { return o == c })
+	if l.cause != nil {
+		return nil, sent, fmt.Errorf("the link is down: %w", l.cause)
+	}
+	return nil, sent, ctx.Err()
+}
+
+// Open opens a connection on the far side through whatever connection is up, as Conn.Open does. It waits while there
+// is none, and begins anew on the next one if the connection is lost or left before it has answered. One that does not
+// answer in good time is doubted: it may hang in a network that forgot it.
+func (l *Link) Open(ctx context.Context, o Opening) (net.Conn, error) {
+	ticket := 0
 	for {
-		l.mu.Lock()
-		conn, state, cause, changed := l.conn, l.state, l.cause, l.changed
-		if !waits && state != NeedsYou && state != Closed && !alive(conn) {
-			waits = true
-			l.waiters++
-			l.nudge()
+		conn, sent, err := l.get(ctx, &ticket)
+		if err != nil {
+			return nil, err
 		}
-		l.mu.Unlock()
-		switch {
-		case state == NeedsYou:
-			return nil, cause
-		case state == Closed:
-			return nil, errLinkClosed
-		case alive(conn):
-			return conn, nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			if cause != nil {
-				return nil, fmt.Errorf("the link is down: %w", cause)
-			}
-			return nil, ctx.Err()
+		o.sent = sent
+		far, err := l.open(ctx, conn, o)
+		sent()
+		if err == nil || ctx.Err() != nil || alive(conn) && !errors.Is(err, errMoved) {
+			return far, err
 		}
 	}
 }
+
+func (l *Link) open(ctx context.Context, conn Conn, o Opening) (net.Conn, error) {
+	start, wait := time.Now(), slow(conn)
+	clock := time.AfterFunc(wait, func() {
+		if conn.Silence() >= time.Since(start)-wait/10 {
+			l.hear(func(s *said) { s.slow = conn })
+		}
+	})
+	defer clock.Stop()
+	l.mu.Lock()
+	moved := l.moved
+	if l.conn != conn { // it has left already
+		moved = make(chan struct{})
+		close(moved)
+	}
+	l.mu.Unlock()
+	open, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-moved:
+			cancel(errMoved)
+		case <-stop:
+		}
+	}()
+	far, err := conn.Open(open, o)
+	if err != nil && ctx.Err() == nil && context.Cause(open) == errMoved {
+		err = errMoved
+	}
+	return far, err
+}
+
+// slow is when an answer of the other side is overdue.
+func slow(c Conn) time.Duration { return min(max(300*time.Millisecond, 4*c.RTT()), 2*time.Second) }
 
 // alive reports whether there is a connection that has not ended. Run may not have seen its end yet.
 func alive(c Conn) bool {
@@ -302,30 +284,82 @@ func alive(c Conn) bool {
 	}
 }
 
-// Poke makes the link try now, with fresh patience, also if it stopped for a person. Reason says what has happened,
-// as "woke from sleep". While a try is under way the next one follows at once if it fails; a link that is up does
-// nothing.
-func (l *Link) Poke(reason string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.state == Closed || l.state == Up && alive(l.conn) {
+// hand gives the connection to those who wait, one after the other: the request of one leaves before the next one is
+// told. The caller holds the mutex.
+func (l *Link) hand() {
+	if l.giving || l.conn == nil || len(l.queue) == 0 {
 		return
 	}
-	l.log.Debug("link poked", "reason", reason)
+	l.giving = true
+	go func() {
+		clock := time.NewTimer(0)
+		defer clock.Stop()
+		for {
+			l.mu.Lock()
+			if !alive(l.conn) || len(l.queue) == 0 {
+				l.giving = false
+				l.mu.Unlock()
+				return
+			}
+			c := l.queue[0]
+			l.queue = l.queue[1:]
+			c.got <- given{conn: l.conn}
+			l.mu.Unlock()
+			clock.Reset(handLimit)
+			select {
+			case <-c.sent:
+			case <-clock.C:
+			}
+		}
+	}()
+}
+
+// handLimit is how long one caller may keep the next one waiting.
+const handLimit = 5 * time.Millisecond
+
+// Poke makes the link try now, with fresh patience, also if it stopped for a person. Reason says why. While a try is
+// under way the next one follows at once if it fails; a link that is up does nothing.
+func (l *Link) Poke(reason string) {
 	if reason == "" {
 		reason = "poked"
 	}
-	l.poked = reason
+	l.hear(func(s *said) { s.poke = reason })
+}
+
+// hear tells the loop something.
+func (l *Link) hear(what func(*said)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	what(&l.said)
 	l.nudge()
 }
 
-// nudge makes a pause look again.
+// nudge makes the loop look.
 func (l *Link) nudge() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
 }
+
+// lookAsleep notices that the machine has slept. Nobody gets a connection from before that until it has answered.
+// The caller holds the mutex.
+func (l *Link) lookAsleep() {
+	if l.senses.Asleep == nil {
+		return
+	}
+	now := l.senses.Asleep()
+	if now-l.asleep < sleptLeast {
+		return
+	}
+	l.said.slept += now - l.asleep
+	l.asleep = now
+	l.conn = nil // the loop knows it
+	l.nudge()
+}
+
+// sleptLeast is the shortest sleep that counts. The counter is exact, but a clock chip may count whole seconds.
+const sleptLeast = 500 * time.Millisecond
 
 // Changed returns a channel that is closed with the next change of the state.
 func (l *Link) Changed() <-chan struct{} {
@@ -339,10 +373,10 @@ func (l *Link) Status() LinkStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	st := LinkStatus{State: l.state, Since: l.since, Reconnects: l.count, NextTry: l.next, Last: l.last}
-	if l.conn != nil {
+	if l.conn != nil && l.state == Up {
 		st.RTT = l.conn.RTT()
 	}
-	if l.cause != nil {
+	if l.cause != nil && l.state != Up {
 		st.LastError = l.cause.Error()
 	}
 	return st

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -13,23 +15,102 @@ import (
 
 // fakeConn is a connection that ends when it is told to.
 type fakeConn struct {
-	done  chan struct{}
-	err   error
-	freed bool // Close was called
+	done chan struct{}
+	err  error
+
+	mu      sync.Mutex // guards what follows
+	freed   bool       // Close was called
+	retired bool
+	local   netip.Addr
+	deaf    chan struct{} // not nil: it answers when this is closed
+	heard   time.Time     // nothing was heard since
+	opened  []string      // what was asked for on it, in order
+	takes   time.Duration // an opening
 }
 
-func newFakeConn() *fakeConn { return &fakeConn{done: make(chan struct{}), err: errors.New("gone")} }
+func newFakeConn() *fakeConn {
+	return &fakeConn{done: make(chan struct{}), err: errors.New("gone"), heard: time.Now()}
+}
+
+func (c *fakeConn) LocalAddr() netip.Addr {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.local
+}
+
+func (c *fakeConn) Silence() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.deaf == nil {
+		return 0
+	}
+	return time.Since(c.heard)
+}
+
+func (c *fakeConn) Retire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.retired = true
+}
+
+// goDeaf makes it silent until the channel is closed.
+func (c *fakeConn) goDeaf() chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deaf, c.heard = make(chan struct{}), time.Now()
+	return c.deaf
+}
+
+func (c *fakeConn) answer(ctx context.Context) error {
+	c.mu.Lock()
+	deaf := c.deaf
+	c.mu.Unlock()
+	if deaf == nil {
+		deaf = make(chan struct{})
+		close(deaf)
+	}
+	select {
+	case <-deaf:
+		return nil
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *fakeConn) Check(ctx context.Context) error { return c.answer(ctx) }
+
+func (c *fakeConn) Open(ctx context.Context, o Opening) (net.Conn, error) {
+	c.mu.Lock()
+	c.opened = append(c.opened, o.Addr)
+	c.mu.Unlock()
+	if o.sent != nil {
+		o.sent()
+	}
+	time.Sleep(c.takes)
+	if err := c.answer(ctx); err != nil {
+		return nil, err
+	}
+	near, far := net.Pipe()
+	far.Close()
+	return near, nil
+}
 
 func (c *fakeConn) Done() <-chan struct{} { return c.done }
 func (c *fakeConn) Err() error            { return c.err }
 func (c *fakeConn) RTT() time.Duration    { return 4 * time.Millisecond }
 func (c *fakeConn) Close() error {
+	c.mu.Lock()
 	c.freed = true
+	c.mu.Unlock()
 	c.die()
 	return nil
 }
 
 func (c *fakeConn) die() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	select {
 	case <-c.done:
 	default:
@@ -350,7 +431,7 @@ func TestLinkNeedsYou(t *testing.T) {
 	})
 }
 
-// Who waits for the link makes it try once a second, without taking anything from its patience otherwise.
+// Who waits for the link makes it try every 0.4 s, without taking anything from its patience otherwise.
 func TestLinkWanted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &box{err: errDown}
@@ -364,8 +445,8 @@ func TestLinkWanted(t *testing.T) {
 		if !errors.As(err, &down) {
 			t.Errorf("Get = %v, want %v in it", err, errDown)
 		}
-		if got := len(b.tries()) - n; got < 58 || got > 62 {
-			t.Errorf("%d tries in the minute that somebody waited, want 60", got)
+		if got := len(b.tries()) - n; got < 148 || got > 152 {
+			t.Errorf("%d tries in the minute that somebody waited, want 150", got)
 		}
 		n = len(b.tries())
 		time.Sleep(10 * time.Minute)

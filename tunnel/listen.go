@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"syscall"
 )
@@ -17,6 +18,9 @@ type PortTakenError struct {
 
 func (e *PortTakenError) Error() string {
 	s := "local port " + e.Addr + " is taken"
+	if filepath.IsAbs(e.Addr) {
+		s = "the socket " + e.Addr + " is taken"
+	}
 	if e.Holder != "" {
 		s += " by " + e.Holder
 	}
@@ -25,8 +29,16 @@ func (e *PortTakenError) Error() string {
 
 // Listen opens a local port, on loopback only. For 127.0.0.1 and localhost it opens the same port on [::1] too, if
 // the machine has it, because clients that look up "localhost" may try that first. Port 0 is any that is free on
-// both. A port that somebody else has is a *PortTakenError, and nothing is left open.
+// both. A port that somebody else has is a *PortTakenError, and nothing is left open. An address that is an absolute
+// path is that of a unix socket, which only this user can reach.
 func Listen(addr string) ([]net.Listener, error) {
+	if filepath.IsAbs(addr) {
+		l, err := listenSocket(addr)
+		if err != nil {
+			return nil, err
+		}
+		return []net.Listener{l}, nil
+	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", addr, err)

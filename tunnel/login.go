@@ -32,7 +32,7 @@ func (d *Dialer) login(ctx context.Context, t *Target, conn net.Conn, via *Clien
 	clock := newDeadline(t.connectLimit(), "banner", hangUp)
 	defer context.AfterFunc(ctx, hangUp)()
 	w := newWire(conn, func() { clock.set(lim.handshake, "handshake") })
-	ring := &keyring{ctx: ctx, target: t, dialer: d, human: clock.pause}
+	ring := &keyring{ctx: ctx, target: t, dialer: d, human: clock.pause, broken: w.broken}
 	defer ring.close()
 
 	var keyErr, authErr error // what our own callbacks said: the handshake wraps it in its words
@@ -76,7 +76,7 @@ func (d *Dialer) login(ctx context.Context, t *Target, conn net.Conn, via *Clien
 		}
 		return nil, err
 	}
-	return newClient(ctx, d, t, w, via, sc, chans, reqs)
+	return newClient(ctx, d, t, w, via, nil, sc, chans, reqs)
 }
 
 // loginError says in our words where the handshake ended. keyDone says that the host key was accepted, missed what
@@ -111,6 +111,8 @@ func loginError(t *Target, w *wire, keyDone bool, ring *keyring, missed string, 
 			e.Reason = fmt.Sprintf("what answers there is no SSH server, it says %q", line)
 		}
 		e.TooBusy = strings.Contains(line, "MaxStartups") || strings.Contains(line, "Not allowed at this time")
+	case keyDone && strings.Contains(err.Error(), "ssh: unable to authenticate"): // it said no, and nothing is left to try
+		return ring.refused()
 	case keyDone && strings.Contains(err.Error(), "disconnect, reason 2") && len(ring.tried) > 0:
 		ring.notes = append(ring.notes, "the box ended the login: "+e.Reason) // too many keys, for one
 		return ring.refused()

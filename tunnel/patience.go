@@ -10,11 +10,11 @@ import (
 
 // Patience of the retries: at once after a connection that held, and else 0.25, 0.5, 1 … 30 s, of which up to half is
 // left out at random. It starts anew after a connection that held, and with every Poke. While somebody waits for the
-// link it tries once a second. A server that says it is too busy gets 5 s at least, and more each time, from everybody.
+// link it tries every 0.4 s. A server that says it is too busy gets 5 s at least, and more each time, from everybody.
 const (
 	firstWait  = 250 * time.Millisecond
 	mostWait   = 30 * time.Second
-	wantedWait = time.Second
+	wantedWait = 400 * time.Millisecond
 	busyFirst  = 10 * time.Second
 	busyLeast  = 5 * time.Second
 	heldFor    = 30 * time.Second

@@ -347,7 +347,7 @@ func TestConfigDifferential(t *testing.T) {
 				if !reflect.DeepEqual(w, g) {
 					t.Errorf("%s:\n ssh %+v\nours %+v", host, w, g)
 				}
-				if want.IdentitiesOnly != got.IdentitiesOnly || want.HashKnownHosts != got.HashKnownHosts || want.BindAddress != got.BindAddress {
+				if want.IdentitiesOnly != got.IdentitiesOnly || want.HashKnownHosts != got.HashKnownHosts || want.BindAddress != got.BindAddress || want.NoHostAuthLocalhost != got.NoHostAuthLocalhost || want.KnownHostsCommand != got.KnownHostsCommand || want.PKCS11Provider != got.PKCS11Provider {
 					t.Errorf("%s: ssh %v %v %q, ours %v %v %q", host, want.IdentitiesOnly, want.HashKnownHosts, want.BindAddress, got.IdentitiesOnly, got.HashKnownHosts, got.BindAddress)
 				}
 			}
@@ -415,6 +415,7 @@ var differential = map[string]string{
 	"include in host":   "Host foo\n Include DIR/more*\n Port 4003\nHost *\n User after\n",
 	"include none":      "Include DIR/nothing*\nPort 4004\n",
 	"times":             "ServerAliveInterval 1m\nServerAliveCountMax 5\nConnectTimeout 1h1s\n",
+	"only ssh can":      "KnownHostsCommand /bin/true %H\nPKCS11Provider /usr/lib/x.so\nNoHostAuthenticationForLocalhost yes\n",
 	"strict yes":        "StrictHostKeyChecking yes\nHashKnownHosts yes\nIdentitiesOnly yes\nHostKeyAlias al\n",
 	"strict accept-new": "StrictHostKeyChecking accept-new\n",
 	"strict off":        "StrictHostKeyChecking off\nBindAddress 127.0.0.1\nAddressFamily inet\n",

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -29,14 +30,80 @@ const (
 // Errors: *ExitError for a script that ends with another code than 0; *NoShellError if there is no /bin/sh for us;
 // ctx's own; that of a connection that ended. The output that had come is returned with them.
 func (c *Client) Run(ctx context.Context, script string) ([]byte, error) {
-	s, err := c.command(ctx, "exec /bin/sh -s")
+	return output(c.script(ctx, script, nil))
+}
+
+// Command runs one command on the far side, with nothing on its standard input, and returns its standard output, at most
+// 4 MiB. The login shell there, which may be cmd or PowerShell, takes the line apart: it has to be the same words to
+// each, and must hold no secret. The end and the errors are those of Run; *NoShellError is for a server that runs no
+// commands.
+func (c *Client) Command(ctx context.Context, command string) ([]byte, error) {
+	return output(c.run(ctx, command, "", "", nil))
+}
+
+// output is what a command printed. There is no session if it could not be started.
+func output(s *session, err error) ([]byte, error) {
+	if s == nil {
+		return nil, err
+	}
+	return s.out.bytes(), err
+}
+
+// maxLine bounds a line of Follow; the rest of a longer one is left out.
+const maxLine = 4 << 10
+
+// Follow feeds a script to the far side as Run does, and calls line with each line of its output, without the end of
+// the line, as it comes. It returns when the script ends, or ctx, which closes the session.
+func (c *Client) Follow(ctx context.Context, script string, line func(string)) error {
+	_, err := c.script(ctx, script, &lines{each: line})
+	return err
+}
+
+// lines is a writer that cuts what it gets into lines.
+type lines struct {
+	each func(string)
+	part []byte
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		text, after, ended := bytes.Cut(rest, []byte("\n"))
+		if room := maxLine - len(l.part); room > 0 {
+			l.part = append(l.part, text[:min(len(text), room)]...)
+		}
+		if ended {
+			l.each(string(l.part))
+			l.part = l.part[:0]
+		}
+		rest = after
+	}
+	return len(p), nil
+}
+
+// script runs a script with /bin/sh. The session is nil if it could not be started.
+func (c *Client) script(ctx context.Context, script string, to io.Writer) (*session, error) {
+	mark := "rlca-sh-" + rand.Text() // the shell's first word: without it, nothing of the script was run
+	return c.run(ctx, bareShell, "echo "+mark+" >&2\n"+script, mark+"\n", to)
+}
+
+// bareShell is the one command that scripts are fed to.
+const bareShell = "exec /bin/sh -s"
+
+// run runs a command with an input. The session is nil if it could not be started. mark, if there is one, is what a
+// shell that reads the input prints on its standard error; it is cut out of that.
+func (c *Client) run(ctx context.Context, command, input, mark string, to io.Writer) (*session, error) {
+	var s *session
+	var err error
+	if command == bareShell && to == nil {
+		s = c.takeFirst(ctx)
+	}
+	if s == nil {
+		s, err = c.command(ctx, command, to)
+	}
 	var open *ssh.OpenChannelError
 	if errors.As(err, &open) { // the server may allow one session at a time, and the first one is ours
-		select {
-		case <-c.warm:
-		case <-ctx.Done():
-		}
-		s, err = c.command(ctx, "exec /bin/sh -s")
+		c.letFirst(ctx)
+		s, err = c.command(ctx, command, to)
 	}
 	if errors.As(err, &open) {
 		said := clean(open.Message)
@@ -49,26 +116,26 @@ func (c *Client) Run(ctx context.Context, script string) ([]byte, error) {
 		return nil, err
 	}
 	defer s.close()
-	mark := "rlca-sh-" + rand.Text() // the shell's first word: without it, nothing of the script was run
-	s.errs.skip(mark + "\n")
+	if mark != "" {
+		s.errs.skip(mark)
+	}
 	go func() {
-		io.WriteString(s.ch, "echo "+mark+" >&2\n"+script)
+		io.WriteString(s.ch, input)
 		s.ch.CloseWrite()
 	}()
-	err = s.wait(ctx)
-	return s.out.bytes(), c.judge(err, s)
+	return s, c.judge(s.wait(ctx), s, mark)
 }
 
-// judge says what the end of a script means.
-func (c *Client) judge(err error, s *session) error {
+// judge says what the end of a command means.
+func (c *Client) judge(err error, s *session, mark string) error {
 	said := clean(tail(string(s.errs.bytes()), 480))
 	var exit *ExitError
 	switch {
 	case s.out.full():
-		return fmt.Errorf("run a script on %s: it printed more than %d MiB", c.target.Host, maxOutput>>20)
+		return fmt.Errorf("run a command on %s: it printed more than %d MiB", c.target.Host, maxOutput>>20)
 	case err != nil && !errors.As(err, &exit):
 		return err
-	case !s.errs.skipped(): // not even the first line was run
+	case mark != "" && !s.errs.skipped(): // not even the first line was run
 		if said == "" && exit != nil {
 			said = fmt.Sprintf("`exec /bin/sh -s` ended with %d", exit.Code)
 		}
@@ -87,19 +154,51 @@ func tail(s string, n int) string {
 	return s
 }
 
-// warmUp runs one trivial command: sshd before OpenSSH 10.1 leaves Nagle's algorithm on until a connection has had a
-// session, and tokens would come in lumps. A server without sessions is fine.
+// firstWaits is how long the first shell of a connection waits for a script.
+const firstWaits = time.Second
+
+// warmUp starts a shell right after the login, for the first script, or for none: sshd before OpenSSH 10.1 leaves
+// Nagle's algorithm on until a connection has had a session, and tokens would come in lumps; and sshd takes no script
+// before a shell runs, so that a probe would cost a round trip more. A server without sessions or shell is fine.
 func (c *Client) warmUp() {
-	defer close(c.warm)
 	ctx, cancel := context.WithTimeout(context.Background(), c.limits.open)
 	defer cancel()
-	s, err := c.command(ctx, "exit 0")
-	if err != nil {
-		return
+	c.first, _ = c.command(ctx, bareShell, nil)
+	close(c.warm)
+	select {
+	case <-c.done:
+	case <-time.After(firstWaits):
 	}
-	defer s.close()
-	s.ch.CloseWrite()
-	s.wait(ctx)
+	ctx, cancel = context.WithTimeout(context.Background(), c.limits.open)
+	defer cancel()
+	c.letFirst(ctx)
+}
+
+// takeFirst gives the first shell, if nobody has it yet. It may still be on its way, and is sooner there than another.
+func (c *Client) takeFirst(ctx context.Context) *session {
+	if !c.firstTaken.CompareAndSwap(false, true) {
+		return nil
+	}
+	select {
+	case <-c.warm:
+		return c.first
+	case <-ctx.Done():
+		go func() {
+			if <-c.warm; c.first != nil {
+				c.first.close()
+			}
+		}()
+		return nil
+	}
+}
+
+// letFirst ends the first shell, if nobody has it yet, and waits until it is gone.
+func (c *Client) letFirst(ctx context.Context) {
+	if first := c.takeFirst(ctx); first != nil {
+		first.ch.CloseWrite()
+		first.wait(ctx)
+		first.close()
+	}
 }
 
 // session is one command on the far side.
@@ -112,9 +211,9 @@ type session struct {
 	eof  chan struct{} // closed when both outputs have ended
 }
 
-// command starts one. Nothing of it waits without a limit.
-func (c *Client) command(ctx context.Context, line string) (*session, error) {
-	ch, reqs, err := c.open(ctx, "session", nil)
+// command starts one. Its output goes to a writer, or is kept if that is nil. Nothing of it waits without a limit.
+func (c *Client) command(ctx context.Context, line string, to io.Writer) (*session, error) {
+	ch, reqs, err := c.open(ctx, "session", nil, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +222,10 @@ func (c *Client) command(ctx context.Context, line string) (*session, error) {
 	go func() {
 		var both sync.WaitGroup
 		both.Go(func() { io.Copy(s.errs, ch.Stderr()) })
-		io.Copy(s.out, ch) // ends early if it is too much
+		if to == nil {
+			to = s.out
+		}
+		io.Copy(to, ch) // ends early if it is too much
 		both.Wait()
 		close(s.eof)
 	}()
@@ -228,5 +330,8 @@ func (s *session) wait(ctx context.Context) error {
 	}
 }
 
-// close ends the session. On a link that hangs the goodbye waits; nobody waits for it.
-func (s *session) close() { go s.ch.Close() }
+// close ends the session, once. On a link that hangs the goodbye waits; nobody waits for it.
+func (s *session) close() {
+	go s.ch.Close()
+	s.c.carry(-1)
+}

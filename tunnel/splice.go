@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 // spliced is a caller that has its far side.
@@ -12,8 +13,13 @@ type spliced struct {
 	local, far net.Conn
 
 	once sync.Once
-	cut  bool // not by the caller
+	over chan struct{} // closed by end
+	cut  bool          // not by the caller
 }
+
+// leaveAfter is how long the far side may take to let go of a caller that has ended. What still hangs in it is left
+// behind then, until the far side or the link ends.
+const leaveAfter = time.Second
 
 // end closes both sides at once; the caller sees a reset. Cut says that it was not the caller who ended it. Only the
 // first end counts.
@@ -22,28 +28,31 @@ func (s *spliced) end(cut bool) {
 		s.cut = cut
 		rst(s.local)
 		s.far.Close()
+		close(s.over)
 	})
 }
 
 // splice copies both ways until both sides have ended, or one breaks, or ctx ends. It reports whether the caller was
 // cut.
-func (f *Forward) splice(ctx context.Context, local, far net.Conn, sent ahead) (cut bool) {
-	s := &spliced{local: local, far: far}
-	f.mu.Lock()
-	if f.spliced == nil {
-		f.spliced = map[*spliced]struct{}{}
-	}
-	f.spliced[s] = struct{}{}
-	f.mu.Unlock()
+func splice(ctx context.Context, local, far net.Conn, sent ahead) (cut bool) {
+	s := &spliced{local: local, far: far, over: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() { s.end(true) })
-	var both sync.WaitGroup
-	both.Go(func() { s.up(sent) })
-	both.Go(func() { s.down() })
-	both.Wait()
+	done := make(chan struct{}, 2)
+	go func() { s.up(sent); done <- struct{}{} }()
+	go func() { s.down(); done <- struct{}{} }()
+	var leave <-chan time.Time
+	over := s.over
+	for left := 2; left > 0; {
+		select {
+		case <-done:
+			left--
+		case <-over:
+			over, leave = nil, time.After(leaveAfter)
+		case <-leave:
+			left = 0
+		}
+	}
 	stop()
-	f.mu.Lock()
-	delete(f.spliced, s)
-	f.mu.Unlock()
 	s.once.Do(func() {
 		local.Close()
 		far.Close()
@@ -90,6 +99,7 @@ func pump(dst io.Writer, src io.Reader) (read, write error) {
 			if _, err := dst.Write(b[:n]); err != nil {
 				return nil, err
 			}
+			moved(n)
 		}
 		if err == io.EOF {
 			return nil, nil

@@ -1,9 +1,11 @@
 package tunnel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -118,7 +120,7 @@ func TestRealServerRefusesKey(t *testing.T) {
 	}
 	target.KexAlgorithms = []string{"diffie-hellman-group1-sha1"}
 	var dial *DialError
-	if _, err := new(Dialer).Dial(t.Context(), target); !errors.As(err, &dial) || dial.Op != "handshake" || !strings.Contains(err.Error(), "no common algorithm") {
+	if _, err := (&Dialer{Options: Options{OpenSSH: "none"}}).Dial(t.Context(), target); !errors.As(err, &dial) || dial.Op != "handshake" || !strings.Contains(err.Error(), "no common algorithm") {
 		t.Errorf("no key exchange in common: %v", err)
 	}
 }
@@ -198,5 +200,100 @@ func TestKnownHostsDifferential(t *testing.T) {
 				t.Errorf("ssh says %s, we say %s\n%s", want, got, out)
 			}
 		})
+	}
+}
+
+// An sshd that ends what is not used: the link comes back for whoever calls, and a stream that the server gives up is
+// no reason to leave the link.
+func TestRealServerTimeouts(t *testing.T) {
+	s := peer.StartSSHD(t, "UnusedConnectionTimeout 2", "ChannelTimeout direct-tcpip=3")
+	d, target := overSSHD(t, s, "")
+	far := newFarSide(t, echoTCP)
+	first, err := d.Dial(t.Context(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := NewLink(func(ctx context.Context) (*Client, error) { return d.Dial(ctx, target) }, LinkOptions{First: first, Final: Final})
+	ctx, end := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); link.Run(ctx) }()
+	defer func() { end(); <-done }()
+	for i := range 3 {
+		if i > 0 {
+			time.Sleep(4 * time.Second) // nobody uses it, and it is closed
+		}
+		start := time.Now()
+		c, err := link.Open(ctx, Opening{Network: "tcp", Addr: far.ln.Addr().String()})
+		if err != nil || time.Since(start) > 5*time.Second {
+			t.Fatalf("call %d: %v after %s", i, err, time.Since(start))
+		}
+		ping(t, c)
+		if i == 0 {
+			before := link.Status().Reconnects
+			c.SetReadDeadline(time.Now().Add(20 * time.Second))
+			if n, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("an idle stream: %d, %v, want that the server ends it", n, err)
+			}
+			if after := link.Status(); after.Reconnects != before {
+				t.Errorf("the end of a stream took the link along: %+v", after)
+			}
+		}
+		c.Close()
+	}
+	if st := link.Status(); st.Reconnects == 0 {
+		t.Errorf("%+v: the server did not close what is not used, this was no test", st)
+	}
+}
+
+// A program on the far side that takes nothing keeps sshd from closing a channel: the connection lives on all the
+// same.
+func TestStalledFarSide(t *testing.T) {
+	s := peer.StartSSHD(t)
+	d := &Dialer{limits: limits{open: 300 * time.Millisecond, probeAfter: 200 * time.Millisecond}}
+	c, err := d.Dial(t.Context(), resolveBox(t, s, "none"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	stop := make(chan struct{})
+	far := newFarSide(t, func(*net.TCPConn) { <-stop })
+	defer close(stop)
+	conn, err := c.Dial(t.Context(), "tcp", far.ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 2)
+	go func() {
+		for {
+			if _, err := conn.Write(make([]byte, 1<<20)); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	go func() {
+		_, err := conn.Read(make([]byte, 1))
+		ended <- err
+	}()
+	time.Sleep(time.Second)
+	conn.Close() // sshd does not answer it before the program takes something
+	select {
+	case <-c.Done():
+		t.Errorf("the connection has ended: %v", c.Err())
+	case <-time.After(4 * time.Second):
+	}
+	again, err := c.Dial(t.Context(), "tcp", newFarSide(t, echoTCP).ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	ping(t, again)
+	c.Close()
+	for range 2 { // what hung ends with the connection at the latest
+		select {
+		case <-ended:
+		case <-time.After(5 * time.Second):
+			t.Error("a read or a write goes on after the end of the connection")
+		}
 	}
 }

@@ -5,27 +5,46 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 )
 
 // Dial opens a connection from the far side to an address there: network is "tcp", with host:port, or "unix", with a
 // path. The connection has CloseWrite. Its deadlines are hard: one that passes closes it. A link that is lost ends
-// its reads with io.ErrUnexpectedEOF, never with a clean end; a reset behind the server cannot be told from one.
+// its reads with io.ErrUnexpectedEOF, never with a clean end; a reset behind the server cannot be told from one. A read
+// or a write that hangs ends after Close when the server closes too, which waits for a program there that takes
+// nothing, or with the connection.
 //
 // Errors: *RefusedError if the far side would not; *DialError if it does not answer within 10 s; ctx's own; that of a
 // connection that ended.
 func (c *Client) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	kind, payload, err := channelFor(network, addr)
+	return c.Open(ctx, Opening{Network: network, Addr: addr})
+}
+
+// Opening is a connection that is wanted on the far side.
+type Opening struct {
+	Network, Addr string // as for Client.Dial
+	// From is who wants it: the far side's SSH server may log it. Nil means nobody in particular.
+	From net.Addr
+
+	sent func() // called when the request has left, or never will
+}
+
+// Open is Dial, for somebody.
+func (c *Client) Open(ctx context.Context, o Opening) (net.Conn, error) {
+	network, addr := o.Network, o.Addr
+	kind, payload, err := channelFor(o)
 	if err != nil {
 		return nil, err
 	}
-	ch, reqs, err := c.open(ctx, kind, payload)
+	ch, reqs, err := c.open(ctx, kind, payload, o.sent)
 	var open *ssh.OpenChannelError
 	if errors.As(err, &open) {
 		return nil, refusal(addr, open)
@@ -41,7 +60,8 @@ func (c *Client) Dial(ctx context.Context, network, addr string) (net.Conn, erro
 func refusal(addr string, open *ssh.OpenChannelError) *RefusedError {
 	said := clean(open.Message)
 	if said != "" { // "Connection refused"
-		said = strings.ToLower(said[:1]) + said[1:]
+		_, n := utf8.DecodeRuneInString(said)
+		said = strings.ToLower(said[:n]) + said[n:]
 	}
 	e := &RefusedError{Addr: addr, Reason: said}
 	switch open.Reason {
@@ -61,36 +81,40 @@ func refusal(addr string, open *ssh.OpenChannelError) *RefusedError {
 	return e
 }
 
-// channelFor is the kind and the payload of a channel to an address (RFC 4254 §7.2, OpenSSH's PROTOCOL §2.4). The
-// originator is what `ssh -W` gives.
-func channelFor(network, addr string) (kind string, payload []byte, err error) {
-	switch network {
+// channelFor is the kind and the payload of a channel to an address (RFC 4254 §7.2, OpenSSH's PROTOCOL §2.4). Without
+// an originator it gives what `ssh -W` gives.
+func channelFor(o Opening) (kind string, payload []byte, err error) {
+	switch o.Network {
 	case "unix":
 		return "direct-streamlocal@openssh.com", ssh.Marshal(&struct {
 			Path, Reserved string
 			Port           uint32
-		}{Path: addr}), nil
+		}{Path: o.Addr}), nil
 	case "tcp", "tcp4", "tcp6":
 	default:
-		return "", nil, net.UnknownNetworkError(network)
+		return "", nil, net.UnknownNetworkError(o.Network)
 	}
-	host, port, err := net.SplitHostPort(addr)
+	host, port, err := net.SplitHostPort(o.Addr)
 	if err != nil {
 		return "", nil, err
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {
-		return "", nil, &net.AddrError{Err: "bad port", Addr: addr}
+		return "", nil, &net.AddrError{Err: "bad port", Addr: o.Addr}
 	}
 	if host == "" {
-		return "", nil, &net.AddrError{Err: "no host", Addr: addr}
+		return "", nil, &net.AddrError{Err: "no host", Addr: o.Addr}
+	}
+	from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 65535)
+	if a, ok := o.From.(*net.TCPAddr); ok && a != nil {
+		from = a.AddrPort()
 	}
 	return "direct-tcpip", ssh.Marshal(&struct {
 		Host       string
 		Port       uint32
 		Originator string
 		OrigPort   uint32
-	}{host, uint32(n), "127.0.0.1", 65535}), nil
+	}{host, uint32(n), from.Addr().Unmap().WithZone("").String(), uint32(from.Port())}), nil
 }
 
 // stream is a channel as a net.Conn.
@@ -124,21 +148,10 @@ func (s *stream) Read(p []byte) (int, error) {
 		return n, os.ErrDeadlineExceeded
 	case closed:
 		return n, net.ErrClosed
-	case err == io.EOF && s.client.dying():
+	case err == io.EOF && !s.client.proves():
 		return n, io.ErrUnexpectedEOF
 	}
 	return n, err
-}
-
-// dying reports whether the connection itself is what ended: when it does, the channels read a clean end before
-// anybody else hears of it. A server that says goodbye breaks no read, so its news gets a moment to arrive.
-func (c *Client) dying() bool {
-	select {
-	case <-c.wire.gone:
-		return true
-	case <-time.After(2 * time.Millisecond):
-		return false
-	}
 }
 
 func (s *stream) Write(p []byte) (int, error) {
@@ -187,6 +200,7 @@ func (s *stream) Close() error {
 		return net.ErrClosed
 	}
 	s.hangUp()
+	s.client.carry(-1)
 	return nil
 }
 

@@ -20,6 +20,13 @@ type Target struct {
 	IdentityAgent    string // a socket; empty means the agent of the environment; "none" means no agent
 	IdentitiesOnly   bool
 
+	// PreferredAuthentications are the methods of the login in the order to try them. Empty means OpenSSH's own order.
+	PreferredAuthentications []string
+	// NoPublicKey, NoKbdInteractive and NoPassword are ssh_config's PubkeyAuthentication no, and so on.
+	NoPublicKey, NoKbdInteractive, NoPassword bool
+	// PasswordPrompts is how often a login may be tried with something that a person typed. 0 means 3, less means never.
+	PasswordPrompts int
+
 	Jumps         []string // the hosts between, nearest first
 	ProxyCommand  string   // as written, with its tokens
 	AddressFamily string   // inet, inet6; empty and any mean both
@@ -31,6 +38,12 @@ type Target struct {
 	RevokedHostKeys       string // a file of keys that no host may show; empty means none
 	StrictHostKeyChecking string // ask, yes, accept-new, no
 	HashKnownHosts        bool
+	NoHostAuthLocalhost   bool // a loopback address needs no known key
+
+	// What only the user's own ssh can do.
+	KnownHostsCommand string
+	PKCS11Provider    string
+	GSSAPI            bool // it may log in with a Kerberos ticket
 
 	ConnectTimeout      time.Duration // of the TCP connection and the banner; 0 means 10 s
 	ServerAliveInterval time.Duration // 0 means that the link's own probes are enough
@@ -146,6 +159,9 @@ func (t *Target) set(key string, args []string) (problem string) {
 	if len(args) == 0 || args[0] == "" {
 		return "has no value"
 	}
+	if now, ok := olderName[key]; ok {
+		key = now
+	}
 	val := args[0]
 	orNone := val
 	if strings.EqualFold(val, "none") {
@@ -173,6 +189,22 @@ func (t *Target) set(key string, args []string) (problem string) {
 		t.IdentityAgent = val
 	case "identitiesonly":
 		t.IdentitiesOnly = isYes(val)
+	case "preferredauthentications":
+		t.PreferredAuthentications = strings.Split(val, ",")
+	case "pubkeyauthentication":
+		return setNo(&t.NoPublicKey, val, "unbound", "host-bound")
+	case "kbdinteractiveauthentication":
+		return setNo(&t.NoKbdInteractive, val)
+	case "passwordauthentication":
+		return setNo(&t.NoPassword, val)
+	case "numberofpasswordprompts":
+		n, err := strconv.Atoi(val)
+		if err != nil || n < 0 {
+			return "is not a number"
+		}
+		if t.PasswordPrompts = n; n == 0 {
+			t.PasswordPrompts = -1
+		}
 	case "proxyjump":
 		if orNone != "" {
 			t.Jumps = strings.Split(val, ",")
@@ -214,6 +246,14 @@ func (t *Target) set(key string, args []string) (problem string) {
 			return "is not a number"
 		}
 		t.ServerAliveCountMax = n
+	case "nohostauthenticationforlocalhost":
+		t.NoHostAuthLocalhost = isYes(val)
+	case "knownhostscommand":
+		t.KnownHostsCommand = orNone
+	case "pkcs11provider":
+		t.PKCS11Provider = orNone
+	case "gssapiauthentication":
+		t.GSSAPI = isYes(val)
 	case "hostkeyalgorithms":
 		t.HostKeyAlgorithms = strings.Split(val, ",")
 	case "kexalgorithms":
@@ -222,13 +262,33 @@ func (t *Target) set(key string, args []string) (problem string) {
 		t.Ciphers = strings.Split(val, ",")
 	case "macs":
 		t.MACs = strings.Split(val, ",")
-	case "pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes":
+	case "pubkeyacceptedalgorithms":
 		t.PubkeyAcceptedAlgorithms = strings.Split(val, ",")
 	}
 	return ""
 }
 
 func isYes(s string) bool { return strings.EqualFold(s, "yes") || strings.EqualFold(s, "true") }
+
+// setNo takes a switch that is on unless somebody says no. also are further words for on.
+func setNo(off *bool, s string, also ...string) (problem string) {
+	switch s = strings.ToLower(s); {
+	case s == "no" || s == "false":
+		*off = true
+	case s == "yes" || s == "true" || slices.Contains(also, s):
+		*off = false
+	default:
+		return "is not yes or no"
+	}
+	return ""
+}
+
+// olderName maps the old names of a keyword to the one that it has now.
+var olderName = map[string]string{
+	"challengeresponseauthentication": "kbdinteractiveauthentication", "skeyauthentication": "kbdinteractiveauthentication",
+	"tisauthentication": "kbdinteractiveauthentication", "dsaauthentication": "pubkeyauthentication",
+	"pubkeyacceptedkeytypes": "pubkeyacceptedalgorithms",
+}
 
 func appendNew(list []string, s string) []string {
 	if s == "" || slices.Contains(list, s) {

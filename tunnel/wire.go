@@ -17,12 +17,14 @@ type wire struct {
 
 	last  atomic.Int64 // of the last successful read, since start; the clock stands still while the machine sleeps
 	count atomic.Int64 // bytes read
+	waits atomic.Bool  // somebody waits for the next write
 	gone  chan struct{}
 	once  sync.Once
 	first func() // called with the first bytes
 
-	mu   sync.Mutex // guards what follows
-	head []byte     // the first bytes, to tell what answered
+	mu    sync.Mutex // guards what follows
+	head  []byte     // the first bytes, to tell what answered
+	wrote []func()   // called after the next write
 }
 
 // wireBuffer is read at once where there is as much; it saves system calls on a stream.
@@ -35,6 +37,29 @@ func newWire(c net.Conn, first func()) *wire {
 }
 
 func (w *wire) Read(p []byte) (int, error) { return w.in.Read(p) }
+
+func (w *wire) Write(p []byte) (int, error) {
+	n, err := w.Conn.Write(p)
+	if w.waits.Load() {
+		w.mu.Lock()
+		wrote := w.wrote
+		w.wrote = nil
+		w.waits.Store(false)
+		w.mu.Unlock()
+		for _, f := range wrote {
+			f()
+		}
+	}
+	return n, err
+}
+
+// afterWrite calls f after the next write has ended.
+func (w *wire) afterWrite(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wrote = append(w.wrote, f)
+	w.waits.Store(true)
+}
 
 // raw reads from the connection itself.
 type raw struct{ w *wire }
@@ -61,6 +86,16 @@ func (r raw) Read(p []byte) (int, error) {
 func (w *wire) Close() error {
 	w.once.Do(func() { close(w.gone) })
 	return w.Conn.Close()
+}
+
+// broken reports whether the connection has ended.
+func (w *wire) broken() bool {
+	select {
+	case <-w.gone:
+		return true
+	default:
+		return false
+	}
 }
 
 // silence is how long nothing was read.

@@ -40,6 +40,7 @@ type Options struct {
 	// AuthorizedKeys and Password let in; nil and empty mean that nothing is asked for.
 	AuthorizedKeys []PublicKey
 	Password       string
+	Code           string // asked for beside the password, by keyboard-interactive
 	// HostKey is the box's own; nil means a fresh one.
 	HostKey ssh.Signer
 	// Shell is the login shell, called with -c; empty means /bin/sh, on Windows the sh on PATH.

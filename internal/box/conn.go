@@ -83,6 +83,16 @@ func (b *Box) config() *ssh.ServerConfig {
 			return nil, errors.New("the key is not known here")
 		}
 	}
+	if o.Code != "" {
+		c.KeyboardInteractiveCallback = func(m ssh.ConnMetadata, ask ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
+			got, err := ask("", "", []string{"Password:", "Code:"}, []bool{false, true})
+			if err != nil || len(got) != 2 || subtle.ConstantTimeCompare([]byte(got[0]+got[1]), []byte(o.Password+o.Code)) != 1 {
+				return nil, errors.New("the password or the code is wrong")
+			}
+			return nil, user(m)
+		}
+		return c
+	}
 	if o.Password != "" {
 		c.PasswordCallback = func(m ssh.ConnMetadata, password []byte) (*ssh.Permissions, error) {
 			if subtle.ConstantTimeCompare(password, []byte(o.Password)) != 1 {
