@@ -99,7 +99,7 @@ func (a *api) call(ctx context.Context, limit time.Duration, method, path string
 		return nil
 	}
 	if err := json.Unmarshal(text, out); err != nil {
-		return fmt.Errorf("%s %s on %s: its answer is no JSON: %q", method, path, a.addr, clean(string(text)))
+		return fmt.Errorf("%s %s on %s: its answer is no JSON: %q", method, path, a.addr, clean(string(text[:min(len(text), 2*textLimit)])))
 	}
 	return nil
 }
@@ -172,6 +172,31 @@ func (a *api) ps(ctx context.Context) ([]running, error) {
 type shown struct {
 	Info       map[string]any `json:"model_info"`
 	Parameters string         `json:"parameters"`
+
+	// Parts is the list of tensors. Ollama tells it without "verbose", which would add every token of the vocabulary.
+	Parts json.RawMessage `json:"tensors"`
+}
+
+// tensorMost is more than any model has.
+const tensorMost = 1 << 16
+
+// tensors reads the list of tensors. Nil is none, or one that is not as it should be: a part of it would be no use.
+func (s shown) tensors() []Tensor {
+	var list []struct {
+		Type  string   `json:"type"`
+		Shape []uint64 `json:"shape"`
+	}
+	if json.Unmarshal(s.Parts, &list) != nil || len(list) > tensorMost {
+		return nil
+	}
+	var out []Tensor
+	for _, t := range list {
+		if len(t.Shape) > 8 {
+			return nil
+		}
+		out = append(out, Tensor{Type: clean(t.Type), Shape: t.Shape})
+	}
+	return out
 }
 
 func (a *api) show(ctx context.Context, model string) (shown, error) {

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -23,7 +24,8 @@ import (
 // kind is an engine under the contract. Its siblings are more rows of kinds.
 type kind struct {
 	name string
-	// install puts the program into a folder of the PATH.
+	// program is what install puts into a folder of the PATH.
+	program string
 	install func(t *testing.T, dir string)
 	// engine drives it on a box whose engine's own port is port. With address it must be there.
 	engine func(t testing.TB, acc *remotetest.Account, port int, address string) Engine
@@ -31,41 +33,89 @@ type kind struct {
 	seed func(t *testing.T, acc *remotetest.Account, e Engine) string
 	// ill makes the program do what the fake one can; nil for a real one.
 	ill func(t *testing.T, acc *remotetest.Account, how string)
+	// env is more environment of the account.
+	env []string
+	// says is what stands in its log once it serves.
+	says string
+	// loads is true for an engine that loads its model before it answers: the steps are told in that order.
+	loads bool
+	// plain is true for one whose list of models tells nothing of their weights.
+	plain bool
+	// vague is true for one that does not tell what a model takes.
+	vague bool
+	// named is the name that it serves a model under. Nil is the model's own.
+	named func(model string) string
+}
+
+// installSelf puts the test binary into a folder under the name of a program that TestMain then plays.
+func installSelf(program string) func(t *testing.T, dir string) {
+	return func(t *testing.T, dir string) {
+		self, err := os.Executable()
+		if err != nil {
+			t.Skip(err)
+		}
+		if err := os.Symlink(self, filepath.Join(dir, program)); err != nil {
+			t.Skip(err)
+		}
+	}
+}
+
+// installPeer puts a real program into a folder. Without it the test is skipped.
+func installPeer(program string) func(t *testing.T, dir string) {
+	return func(t *testing.T, dir string) {
+		if err := os.Symlink(peer.Need(t, program), filepath.Join(dir, program)); err != nil {
+			t.Skip(err)
+		}
+	}
+}
+
+// fall writes how a fake program is ill.
+func fall(t *testing.T, acc *remotetest.Account, how string) {
+	write(t, filepath.Join(acc.Home, "fake"), how)
+}
+
+// scriptedBlob puts the scripted model into the account's models as Ollama has them, without an Ollama.
+func scriptedBlob(t *testing.T, acc *remotetest.Account, _ Engine) string {
+	t.Helper()
+	models := filepath.Join(acc.Home, ".ollama", "models")
+	made := filepath.Join(t.TempDir(), "scripted.gguf")
+	if err := remotetest.WriteScripted(made); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := fmt.Sprintf("%x", sha256.Sum256(file))
+	write(t, filepath.Join(models, "blobs", "sha256-"+digest), string(file))
+	write(t, filepath.Join(models, "manifests", hub, "library", "scripted", "latest"), fmt.Sprintf(
+		`{"layers":[{"mediaType":"application/vnd.ollama.image.model","size":%d,"digest":"sha256:%s"}]}`, len(file), digest))
+	return "scripted"
 }
 
 var kinds = []kind{
 	{
-		name: "ollama/fake",
-		install: func(t *testing.T, dir string) {
-			self, err := os.Executable()
-			if err != nil {
-				t.Skip(err)
-			}
-			if err := os.Symlink(self, filepath.Join(dir, "ollama")); err != nil {
-				t.Skip(err)
-			}
-		},
-		engine: ollamaEngine,
+		name: "ollama/fake", program: "ollama", install: installSelf("ollama"), engine: ollamaEngine, ill: fall, says: "Listening on",
 		seed: func(t *testing.T, acc *remotetest.Account, _ Engine) string {
 			write(t, filepath.Join(acc.Home, ".ollama/models/scripted:latest"), "")
 			return "scripted"
 		},
-		ill: func(t *testing.T, acc *remotetest.Account, how string) {
-			write(t, filepath.Join(acc.Home, "fake"), how)
-		},
 	},
 	{
-		name: "ollama/real",
-		install: func(t *testing.T, dir string) {
-			if err := os.Symlink(peer.Need(t, "ollama"), filepath.Join(dir, "ollama")); err != nil {
-				t.Skip(err)
-			}
-		},
-		engine: ollamaEngine,
+		name: "ollama/real", program: "ollama", install: installPeer("ollama"), engine: ollamaEngine, says: "Listening on",
 		seed: func(t *testing.T, acc *remotetest.Account, e Engine) string {
 			seed(t, e.(*Ollama), acc)
 			return "scripted"
 		},
+	},
+	{
+		name: "llama-server/fake", program: "llama-server", install: installSelf("llama-server"), engine: llamaEngine, ill: fall,
+		says: "listening on", loads: true, plain: true, seed: scriptedBlob,
+	},
+	{
+		name: "llama-server/real", program: "llama-server", install: installPeer("llama-server"), engine: llamaEngine,
+		says: "listening on", loads: true, plain: true, env: []string{"LLAMA_ARG_THREADS=1"},
+		seed: func(t *testing.T, acc *remotetest.Account, _ Engine) string { return smolInHub(t, acc) },
 	},
 }
 
@@ -92,7 +142,7 @@ func TestContract(t *testing.T) {
 			box := func(t *testing.T) (*remotetest.Account, int, Engine) {
 				bin := t.TempDir()
 				acc := remotetest.NewAccount(t, bin)
-				acc.Env = []string{"OMP_NUM_THREADS=1"}
+				acc.Env = append([]string{"OMP_NUM_THREADS=1"}, k.env...)
 				k.install(t, bin)
 				port := remotetest.FreePort(t)
 				e := k.engine(t, acc, port, "")
@@ -108,7 +158,7 @@ func TestContract(t *testing.T) {
 			t.Run("not installed", func(t *testing.T) {
 				acc := remotetest.NewAccount(t)
 				for _, d := range strings.Split(acc.Path, ":") {
-					if _, err := os.Stat(filepath.Join(d, "ollama")); err == nil {
+					if _, err := os.Stat(filepath.Join(d, k.program)); err == nil {
 						t.Skipf("it is installed: %s", d)
 					}
 				}
@@ -188,6 +238,9 @@ func nothingLeft(t testing.TB, acc *remotetest.Account) {
 	if _, err := os.Stat(filepath.Join(acc.Home, ".rlca")); err == nil {
 		t.Error("~/.rlca is left")
 	}
+	if files, err := filepath.Glob(filepath.Join(acc.Home, "boxes", "rlca-*.json")); err != nil || len(files) > 0 {
+		t.Errorf("containers are left: %v", files)
+	}
 }
 
 // life is the whole course: idle, started, found from elsewhere, adopted by others, asked, stopped.
@@ -198,6 +251,10 @@ func (k kind) life(t *testing.T, acc *remotetest.Account, port int, e Engine) {
 		t.Fatalf("Find on an idle box = %v", err)
 	}
 	model := k.seed(t, acc, e)
+	named := model
+	if k.named != nil {
+		named = k.named(model)
+	}
 
 	var steps []string
 	s, err := e.Ensure(ctx, Plan{Model: model, Context: 8192, Parallel: 1}, func(p Progress) {
@@ -225,10 +282,10 @@ func (k kind) life(t *testing.T, acc *remotetest.Account, port int, e Engine) {
 			t.Errorf("group and session %v, want its own, %d", f[2:4], s.PID)
 		}
 	}
-	if m := s.Model; m.Context != 8192 || !sameName(m.Name, model) || m.Base != m.Name || m.SizeBytes == 0 {
+	if m := s.Model; m.Context != 8192 || !sameName(m.Name, named) || m.Base != m.Name && m.Base != model || (m.SizeBytes == 0) != k.vague {
 		t.Errorf("loaded %+v", m)
 	}
-	if i, j := slices.Index(steps, StepServing), slices.Index(steps, StepLoad); i < 0 || j < i {
+	if i, j := slices.Index(steps, StepServing), slices.Index(steps, StepLoad); i < 0 || j < 0 || (j < i) != k.loads {
 		t.Errorf("steps %v", steps)
 	}
 	if info, err := os.Stat(filepath.Join(acc.Home, ".rlca")); err != nil || info.Mode().Perm() != 0o700 {
@@ -237,7 +294,7 @@ func (k kind) life(t *testing.T, acc *remotetest.Account, port int, e Engine) {
 	if d, err := Answer(ctx, "http://"+s.Address, s.Model.Name); err != nil || d <= 0 {
 		t.Fatalf("Answer = %v, %v", d, err)
 	}
-	if l, err := e.Loaded(ctx, s); err != nil || l.Context != 8192 || l.SizeBytes == 0 {
+	if l, err := e.Loaded(ctx, s); err != nil || l.Context != 8192 || (l.SizeBytes == 0) != k.vague {
 		t.Errorf("after a request, Loaded = %+v, %v", l, err)
 	}
 
@@ -253,14 +310,14 @@ func (k kind) life(t *testing.T, acc *remotetest.Account, port int, e Engine) {
 	if undone := other.Undo(ctx, again); len(undone) > 0 {
 		t.Errorf("the second laptop undid %v, and had done nothing", undone)
 	}
-	if found, err := other.Find(ctx); err != nil || found.PID != s.PID || !sameName(found.Model.Name, model) {
+	if found, err := other.Find(ctx); err != nil || found.PID != s.PID || !sameName(found.Model.Name, named) {
 		t.Errorf("Find = %+v, %v", found, err)
 	}
 	files, err := other.Inventory(ctx)
-	if err != nil || len(files) != 1 || !sameName(files[0].Name, model) || files[0].Info == nil || files[0].Bytes == 0 {
+	if err != nil || len(files) != 1 || !sameName(files[0].Name, model) || (files[0].Info == nil) != k.plain || files[0].Bytes == 0 {
 		t.Errorf("Inventory = %+v, %v", files, err)
 	}
-	if text, err := other.Log(ctx); err != nil || !strings.Contains(text, "Listening on") {
+	if text, err := other.Log(ctx); err != nil || !strings.Contains(text, k.says) {
 		t.Errorf("Log = %q, %v", text, err)
 	}
 
@@ -338,9 +395,10 @@ func (k kind) foreign(t *testing.T, acc *remotetest.Account, port int, e Engine)
 func (k kind) illness(t *testing.T, box func(t *testing.T) (*remotetest.Account, int, Engine)) {
 	t.Run("dies", func(t *testing.T) {
 		acc, _, e := box(t)
+		model := k.seed(t, acc, e)
 		k.ill(t, acc, "dies")
 		var start *StartError
-		_, err := e.Ensure(t.Context(), Plan{Model: "scripted"}, nil)
+		_, err := e.Ensure(t.Context(), Plan{Model: model}, nil)
 		if !errors.As(err, &start) || !strings.Contains(err.Error(), "no compatible GPUs, and no hope") {
 			t.Errorf("Ensure = %v", err)
 		}
@@ -357,10 +415,14 @@ func (k kind) illness(t *testing.T, box func(t *testing.T) (*remotetest.Account,
 	})
 	t.Run("cancelled while it starts, deaf to TERM", func(t *testing.T) {
 		acc, _, e := box(t)
+		model := k.seed(t, acc, e)
 		k.ill(t, acc, "mute")
 		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(400*time.Millisecond, cancel)
-		if _, err := e.Ensure(ctx, Plan{Model: "scripted"}, nil); !errors.Is(err, context.Canceled) {
+		if _, err := e.Ensure(ctx, Plan{Model: model}, func(p Progress) {
+			if p.Step == StepEngine {
+				time.AfterFunc(400*time.Millisecond, cancel)
+			}
+		}); !errors.Is(err, context.Canceled) {
 			t.Errorf("Ensure = %v", err)
 		}
 		nothingLeft(t, acc)

@@ -21,6 +21,8 @@ type NotRunningError struct {
 	Engine string `json:"engine"`
 	// Path is the program on the box.
 	Path string `json:"path"`
+	// Version is that of a program built from source, which does not tell it when asked. Empty is not known.
+	Version string `json:"version"`
 }
 
 func (e *NotRunningError) Error() string {
@@ -50,7 +52,16 @@ type StartError struct {
 	// Reason is what went wrong; Log are the last lines that the engine wrote.
 	Reason string   `json:"reason"`
 	Log    []string `json:"log"`
-	Err    error    `json:"-"`
+	// Class is, where the engine's words are known: memory, context (too long), busy (others hold the memory), race (memory
+	// moved, try again), model (files lack or are broken), trust, version (the engine is too old), build or driver (they do
+	// not suit the GPU), install, parser, arguments, graphs, port, worker, slow, cluster, container (docker or podman did not run it), disk, permission, or
+	// other.
+	Class string `json:"class"`
+	// Remedy says what the user can do, empty if that is not known.
+	Remedy string `json:"remedy"`
+	// Context is the longest that would do, in tokens, as far as the engine said it. 0 is not known.
+	Context int   `json:"context"`
+	Err     error `json:"-"`
 }
 
 func (e *StartError) Error() string {
@@ -71,6 +82,8 @@ type ModelMissingError struct {
 	Model string `json:"model"`
 	// Near are models of the box, the most similar first.
 	Near []string `json:"near"`
+	// Known are models elsewhere whose names look alike. Callers who know some fill it in.
+	Known []string `json:"known"`
 	// Bytes is the size of the download, 0 if unknown. Callers who know the model fill it in.
 	Bytes int64 `json:"bytes"`
 }
@@ -83,6 +96,10 @@ type PullError struct {
 	// Class is name (no such model or tag), version (the engine is too old), format (the engine cannot use such
 	// files), auth, space (disk full), permission, tls, network, or other.
 	Class string `json:"class"`
+	// Need and Have say in bytes what the download takes on the disk and what is free there, where that was known before
+	// it began. Both 0 is not known.
+	Need int64 `json:"need"`
+	Have int64 `json:"have"`
 	// Text is what the engine said.
 	Text string `json:"text"`
 }

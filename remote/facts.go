@@ -22,6 +22,9 @@ type facts struct {
 	// derived are the models that we made on servers that we adopted.
 	derived []copied
 
+	// vllm is what VLLM finds out besides.
+	vllm vllmFacts
+
 	listenersKnown bool
 	listeners      []listener
 }
@@ -50,6 +53,9 @@ elif [ "$(uname -s)" = Darwin ] && ps -axo comm= 2>/dev/null | grep -q 'Ollama.a
 
 // look runs the script.
 func (o *Ollama) look(ctx context.Context) (*facts, error) {
+	if o.windows() {
+		return o.lookWindows(ctx)
+	}
 	a, err := o.script(ctx, factsScript)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -228,13 +229,20 @@ func (f *fakeOllama) generate(w http.ResponseWriter, r *http.Request, name strin
 	say(map[string]any{"done": true, "done_reason": "load"})
 }
 
-// fakeProgram is the test binary under the name ollama: `ollama serve` with the environment that rlca gives it. The
-// file "fake" in its home says how it is ill.
-func fakeProgram() {
-	home := os.Getenv("HOME")
-	illness, _ := os.ReadFile(filepath.Join(home, "fake"))
+// illness is how a fake program is to be ill, by the file "fake" in its home.
+func illness() (word, arg string) {
+	text, _ := os.ReadFile(filepath.Join(os.Getenv("HOME"), "fake"))
+	word, arg, _ = strings.Cut(strings.TrimSpace(string(text)), " ")
+	return word, arg
+}
+
+// fakeProgram is the test binary under the name ollama: `ollama serve` with the environment that rlca gives it.
+func fakeProgram(args []string) {
+	if len(args) == 0 || args[0] != "serve" {
+		os.Exit(1)
+	}
 	addr := os.Getenv("OLLAMA_HOST")
-	word, arg, _ := strings.Cut(strings.TrimSpace(string(illness)), " ")
+	word, arg := illness()
 	switch word {
 	case "dies":
 		fmt.Fprintln(os.Stderr, "Error: \x1b[31mno compatible\x1b[0m GPUs, and \x07no hope")
@@ -254,11 +262,140 @@ func fakeProgram() {
 	for _, m := range files {
 		f.models[m.Name()] = &fakeModel{trained: 131072}
 	}
-	if word == "slow" {
+	switch word {
+	case "slow":
 		f.slow = time.Minute
+	case "pulls":
+		f.pull = []string{arg}
 	}
 	fmt.Sscan(os.Getenv("OLLAMA_CONTEXT_LENGTH"), &f.context)
 	fmt.Println("Listening on", addr)
 	fmt.Println("Error:", http.ListenAndServe(addr, f))
 	os.Exit(1)
+}
+
+// fakeLlamaServer is the test binary under the name llama-server: as much of b11549 as rlca uses.
+func fakeLlamaServer(args []string) {
+	word, arg := illness()
+	old := word == "old" // of before there was a choice of levels
+	switch {
+	case len(args) == 1 && args[0] == "--version":
+		if word == "cpu" {
+			die("ILL")
+		}
+		if old {
+			fmt.Fprintln(os.Stderr, "version: 4500 (abcdef0)")
+			return
+		}
+		fmt.Fprintln(os.Stderr, "version: 0.6.0-dev (build 11549, commit unknown)\nbuilt with GNU 12.2.0 for Linux x86_64")
+		return
+	case len(args) == 1 && args[0] == "--help":
+		if old {
+			fmt.Println("--no-webui   Disable the Web UI\n--jinja   use jinja template for chat (default: disabled)\n-lv N")
+			return
+		}
+		fmt.Println("- 4: trace (more info)\n-cram, --cache-ram N\n-kvu,  --kv-unified, -no-kvu, --no-kv-unified\n--cors-origins ORIGINS\n--offline   Offline mode\n" +
+			"--ui,  --webui, --no-ui, --no-webui\n--jinja, --no-jinja\n--sleep-idle-seconds SECONDS")
+		return
+	}
+	got := map[string]string{}
+	for i := 0; i < len(args); i++ {
+		known := "-c -np -m --alias --host --port"
+		switch a := args[i]; {
+		case strings.Contains("--jinja --no-webui", a), !old && strings.Contains("--no-kv-unified --no-ui --offline", a):
+		case (strings.Contains(known, a) || !old && strings.Contains("-lv --cors-origins --cache-ram --sleep-idle-seconds -ctk", a)) && i+1 < len(args):
+			got[a] = args[i+1]
+			i++
+		default:
+			fmt.Printf("error: invalid argument: %s\n", a)
+			os.Exit(1)
+		}
+	}
+	switch word {
+	case "dies":
+		fmt.Fprintln(os.Stderr, "Error: \x1b[31mno compatible\x1b[0m GPUs, and \x07no hope")
+		os.Exit(1)
+	case "taken":
+		if got["--port"] == arg {
+			fmt.Printf("0.00.1 E srv          init: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: %s\n0.00.1 E srv  llama_server: exiting due to HTTP server error\n", arg)
+			os.Exit(1)
+		}
+	case "mute":
+		signal.Ignore(syscall.SIGTERM)
+		time.Sleep(time.Minute)
+		os.Exit(1)
+	}
+	load := time.Duration(0)
+	if word == "slow" {
+		load = time.Minute
+	}
+	f := newFakeLlama(got)
+	fmt.Printf("0.00.1 I srv    load_model: loading model '%s'\n0.00.2 I load_tensors: loading model tensors, this can take a while...\n", got["-m"])
+	if word == "says" {
+		fmt.Println(strings.ReplaceAll(arg, "|", "\n"))
+		os.Exit(1)
+	}
+	fmt.Print("0.00.3 I load_tensors:   CPU_Mapped model buffer size =   100.00 MiB\n0.00.3 I load_tensors:        CUDA0 model buffer size =   300.00 MiB\n" +
+		"0.00.4 I llama_kv_cache:      CUDA0 KV buffer size =    50.00 MiB\n0.00.5 I sched_reserve:      CUDA0 compute buffer size =    25.00 MiB\n" +
+		"0.00.6 I cmn  common_init_: warming up the model with an empty run - please wait ... (--no-warmup to disable)\n")
+	if word == "crashes" {
+		die("SEGV")
+	}
+	time.AfterFunc(load, func() {
+		fmt.Printf("0.00.9 I srv  llama_server: listening on http://%s:%s\n", got["--host"], got["--port"])
+		f.ready.Store(true)
+	})
+	fmt.Println("Error:", http.ListenAndServe(got["--host"]+":"+got["--port"], f))
+	os.Exit(1)
+}
+
+// die ends this process as a signal does, without a word: a shell takes its place, because Go would say something.
+func die(signal string) {
+	err := syscall.Exec("/bin/sh", []string{"sh", "-c", "kill -" + signal + " $$"}, os.Environ())
+	fmt.Println("Error:", err)
+	os.Exit(1)
+}
+
+// fakeLlama speaks as much of llama-server's API as rlca uses.
+type fakeLlama struct {
+	ready          atomic.Bool
+	model, alias   string
+	context, slots int // of one slot
+	build          string
+}
+
+// newFakeLlama is one that was started with these arguments.
+func newFakeLlama(args map[string]string) *fakeLlama {
+	f := &fakeLlama{model: args["-m"], alias: args["--alias"], slots: 4, build: "b11549-unknown"}
+	fmt.Sscan(args["-np"], &f.slots)
+	f.context = 131072
+	if fmt.Sscan(args["-c"], &f.context); args["-np"] != "" {
+		f.context /= f.slots
+	}
+	return f
+}
+
+func (f *fakeLlama) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Server", "llama.cpp")
+	say := func(v any) { json.NewEncoder(w).Encode(v) }
+	fail := func(code int, kind, text string) {
+		w.WriteHeader(code)
+		say(map[string]any{"error": map[string]any{"message": text, "type": kind, "code": code}})
+	}
+	if !f.ready.Load() {
+		fail(503, "unavailable_error", "Loading model")
+		return
+	}
+	switch r.Method + " " + r.URL.Path {
+	case "GET /health":
+		say(map[string]string{"status": "ok"})
+	case "GET /props":
+		say(map[string]any{"default_generation_settings": map[string]any{"n_ctx": f.context}, "total_slots": f.slots, "model_alias": f.alias, "model_path": f.model, "build_info": f.build})
+	case "GET /v1/models":
+		say(map[string]any{"object": "list", "data": []any{map[string]any{"id": f.alias, "owned_by": "llamacpp", "meta": map[string]any{"n_ctx": f.context, "n_ctx_train": 131072, "size": fakeSize}}}})
+	case "POST /v1/chat/completions":
+		say(map[string]any{"choices": []any{map[string]any{"message": map[string]string{"content": "yes"}, "finish_reason": "length"}}})
+	default:
+		fail(404, "not_found_error", "File Not Found")
+	}
 }

@@ -19,13 +19,14 @@ type finding int
 const (
 	nobody  finding = iota // nothing accepts a connection
 	foreign                // something else answers, or nothing sensible
-	ollama
+	itself
+	loading // itself, and its model is not loaded yet; said is what it says
 )
 
 // identity is who listens on an address of the box.
 type identity struct {
 	who finding
-	// version is what Ollama tells, said the beginning of a foreign answer.
+	// version is what the engine tells, said the beginning of a foreign answer.
 	version, said string
 	// err is why nothing could be dialed.
 	err error
@@ -62,5 +63,5 @@ func (o *Ollama) fingerprint(ctx context.Context, addr string) identity {
 	if strings.TrimSpace(string(greeting)) != "Ollama is running" || a.call(ctx, fingerprintLimit, "GET", "/api/version", nil, &v) != nil || v.Version == "" {
 		return identity{who: foreign, said: clean(string(greeting[:min(len(greeting), 80)]))}
 	}
-	return identity{who: ollama, version: clean(v.Version)}
+	return identity{who: itself, version: clean(v.Version)}
 }

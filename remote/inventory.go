@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -65,7 +66,7 @@ func (o *Ollama) served(ctx context.Context, f *facts, s *Server) ([]ModelFile, 
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			if show, err := a.show(ctx, list[i].Name); err == nil { // without it the catalog or the size will do
-				list[i].Info = show.Info
+				list[i].Info, list[i].Tensors = show.Info, show.tensors()
 			}
 		})
 	}
@@ -110,14 +111,22 @@ for dir in %s; do
 done
 `
 
-// onDisk reads the models folders of this account and of a system service.
-func (o *Ollama) onDisk(ctx context.Context, f *facts) ([]diskFile, error) {
+// disk runs the script over the models folders of this account and of a system service.
+func (o *Ollama) disk(ctx context.Context, f *facts) (*answer, error) {
+	if o.windows() {
+		return o.diskWindows(ctx, f)
+	}
 	dirs := []string{f.models, path.Join(f.home, ".ollama", "models"), "/usr/share/ollama/.ollama/models", "/var/lib/ollama/models", "/var/lib/ollama/.ollama/models"}
 	var words []string
 	for _, d := range dirs {
 		words = append(words, quote(d))
 	}
-	a, err := o.script(ctx, fmt.Sprintf(diskScript, strings.Join(words, " ")))
+	return o.script(ctx, fmt.Sprintf(diskScript, strings.Join(words, " ")))
+}
+
+// onDisk reads the models folders of this account and of a system service.
+func (o *Ollama) onDisk(ctx context.Context, f *facts) ([]diskFile, error) {
+	a, err := o.disk(ctx, f)
 	if err != nil {
 		return nil, fmt.Errorf("read the models folders: %w", err)
 	}
@@ -133,7 +142,14 @@ func (o *Ollama) onDisk(ctx context.Context, f *facts) ([]diskFile, error) {
 		if !ok || slices.ContainsFunc(f.derived, func(d copied) bool { return sameName(d.name, m.Name) }) {
 			continue
 		}
-		list = append(list, diskFile{ModelFile: m, dir: a.get(fmt.Sprintf("dir%d", k)), rank: k})
+		dir := a.get(fmt.Sprintf("dir%d", k))
+		switch {
+		case o.windows():
+			m.Path = "" // no script reads a file's beginning there
+		case m.Path != "":
+			m.Path = path.Join(dir, m.Path)
+		}
+		list = append(list, diskFile{ModelFile: m, dir: dir, rank: k})
 	}
 	// The account's own folder hides the same name elsewhere.
 	slices.SortFunc(list, func(x, y diskFile) int {
@@ -142,8 +158,11 @@ func (o *Ollama) onDisk(ctx context.Context, f *facts) ([]diskFile, error) {
 	return slices.CompactFunc(list, func(x, y diskFile) bool { return sameName(x.Name, y.Name) }), nil
 }
 
+// blobDigest is the name of a blob in a manifest; its file has a dash for the colon.
+var blobDigest = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
 // readManifest reads one manifest; rel is its path below manifests/, config the small file that it names, if it could
-// be read. Its hash is the model's digest, as the API tells it.
+// be read. Its hash is the model's digest, as the API tells it; Path is below the models folder.
 func readManifest(rel string, manifest, config []byte) (ModelFile, bool) {
 	parts := strings.Split(rel, "/")
 	if len(parts) != 4 {
@@ -153,6 +172,7 @@ func readManifest(rel string, manifest, config []byte) (ModelFile, bool) {
 		Layers []struct {
 			MediaType string `json:"mediaType"`
 			Size      int64  `json:"size"`
+			Digest    string `json:"digest"`
 		} `json:"layers"`
 	}
 	if json.Unmarshal(bytes.TrimSpace(manifest), &m) != nil {
@@ -168,10 +188,15 @@ func readManifest(rel string, manifest, config []byte) (ModelFile, bool) {
 	}
 	sum := sha256.Sum256(manifest)
 	f := ModelFile{Name: clean(name), Digest: hex.EncodeToString(sum[:])}
+	var blobs []string
 	for _, l := range m.Layers {
 		if l.MediaType == "application/vnd.ollama.image.model" && l.Size > 0 {
 			f.Bytes += l.Size
+			blobs = append(blobs, l.Digest)
 		}
+	}
+	if len(blobs) == 1 && blobDigest.MatchString(blobs[0]) {
+		f.Path = "blobs/" + strings.Replace(blobs[0], ":", "-", 1)
 	}
 	if f.Bytes <= 0 {
 		return ModelFile{}, false // a stub of a model that runs elsewhere, or an adapter

@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 )
@@ -74,31 +73,7 @@ func (o *Ollama) takeBack(ctx context.Context, j journal) (undone []string, rest
 		}
 		undone = append(undone, "removed "+m.name)
 	}
-	if s := j.started; s != nil {
-		ended, err := o.halt(ctx, serverJob, s.mark, serverLog, serverLog+".old")
-		if err != nil {
-			failed("server on "+s.address, err)
-			rest.started = s
-		} else if ended.address != "" {
-			undone = append(undone, fmt.Sprintf("stopped Ollama on %s", s.address))
-		}
-	}
-	return undone, rest
-}
-
-// Undo takes back what Ensures of this value did. What cannot be reached stays in the journal for another Undo.
-func (o *Ollama) Undo(ctx context.Context, _ *Server) []string {
-	o.mu.Lock()
-	j := o.kept
-	o.kept = journal{}
-	o.mu.Unlock()
-	undone, rest := o.takeBack(ctx, j)
-	o.keep(rest)
-	return undone
-}
-
-func (o *Ollama) keep(j journal) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.kept.join(j)
+	ended, started := o.endStarted(ctx, j.started)
+	rest.started = started
+	return append(undone, ended...), rest
 }

@@ -16,7 +16,13 @@ elif command -v journalctl >/dev/null 2>&1; then journalctl --no-pager -q -o cat
 
 // Log returns the end of the server's log.
 func (o *Ollama) Log(ctx context.Context) (string, error) {
-	a, err := o.script(ctx, fmt.Sprintf(logScript, quote(serverLog)))
+	var a *answer
+	var err error
+	if o.windows() {
+		a, err = o.powershell(ctx, "log", windowsLog, map[string]any{"log": o.logFile()})
+	} else {
+		a, err = o.script(ctx, fmt.Sprintf(logScript, quote(o.logFile())))
+	}
 	if err != nil {
 		return "", fmt.Errorf("read the engine's log: %w", err)
 	}

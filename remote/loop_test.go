@@ -44,7 +44,7 @@ func TestStartThatNeverAnswers(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "no answer within 1m30s") || !strings.Contains(err.Error(), "connection refused") {
 			t.Errorf("await = %v", err)
 		}
-		if d := time.Since(start); d != startLimit || asked < 80 || asked > 91 {
+		if d := time.Since(start); d != o.limit || asked < 80 || asked > 91 {
 			t.Errorf("gave up after %v and %d questions", d, asked)
 		}
 	})

@@ -11,9 +11,12 @@ import (
 	"go.uber.org/goleak"
 )
 
+// fakePrograms are what this binary plays when it is called by their names.
+var fakePrograms = map[string]func(args []string){"ollama": fakeProgram, "llama-server": fakeLlamaServer}
+
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && filepath.Base(os.Args[0]) == "ollama" && os.Args[1] == "serve" {
-		fakeProgram()
+	if play := fakePrograms[filepath.Base(os.Args[0])]; play != nil {
+		play(os.Args[1:])
 		return
 	}
 	goleak.VerifyTestMain(m)

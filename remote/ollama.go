@@ -3,39 +3,21 @@ package remote
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
-	"net"
-	"net/netip"
-	"slices"
-	"strconv"
-	"sync"
+	"strings"
 	"time"
 )
 
 // Ollama drives one Ollama on one box. It is safe for concurrent use.
-type Ollama struct {
-	box     Box
-	log     *slog.Logger
-	address string        // the wanted address, empty to find or choose
-	places  []string      // folders to look for programs in, beside PATH
-	port    int           // where Ollama listens by itself
-	poll    time.Duration // how often what lasts is asked about
-
-	mu   sync.Mutex // guards what follows
-	kept journal    // what was done and not taken back
-}
+type Ollama struct{ service }
 
 var _ Engine = (*Ollama)(nil)
 
 // NewOllama drives the Ollama on a box. An address, "127.0.0.1:11434", is where it listens or must listen; empty
 // means that it is found, or chosen when one is started.
 func NewOllama(box Box, address string) *Ollama {
-	o := &Ollama{box: box, log: box.Log, address: address, places: places, port: 11434, poll: time.Second}
-	if o.log == nil {
-		o.log = slog.New(slog.DiscardHandler)
-	}
+	o := &Ollama{service{host: newHost(box), title: "Ollama", job: "ollama", address: address, port: 11434, limit: 90 * time.Second, poll: time.Second}}
+	o.self = o
 	return o
 }
 
@@ -52,7 +34,7 @@ func (o *Ollama) Find(ctx context.Context) (*Server, error) {
 		return nil, err
 	}
 	if s == nil {
-		return nil, f.absent(o, foreign)
+		return nil, o.absent(ctx, f, foreign)
 	}
 	if list, err := o.api(s.Address).ps(ctx); err == nil && len(list) > 0 {
 		s.Model = loadedOf(list[0], baseOf(list[0].Name))
@@ -61,9 +43,9 @@ func (o *Ollama) Find(ctx context.Context) (*Server, error) {
 }
 
 // absent is the error for a box on which nothing was found.
-func (f *facts) absent(o *Ollama, foreign string) error {
+func (o *Ollama) absent(ctx context.Context, f *facts, foreign string) error {
 	if f.path != "" {
-		return &NotRunningError{Engine: "Ollama", Path: f.path}
+		return &NotRunningError{Engine: "Ollama", Path: f.path, Version: o.built(ctx, f.path)}
 	}
 	tried := "no ollama program on its PATH, and none answers on " + cmp.Or(o.address, o.own())
 	if foreign != "" {
@@ -72,65 +54,15 @@ func (f *facts) absent(o *Ollama, foreign string) error {
 	return &NotInstalledError{Engine: "Ollama", Tried: tried}
 }
 
-// find returns the server that answers, or nil. foreign is an address where something else does.
-func (o *Ollama) find(ctx context.Context, f *facts, wanted string) (s *Server, foreignAddr string, err error) {
-	var places []string
-	switch {
-	case wanted != "":
-		if _, err := netip.ParseAddrPort(wanted); err != nil {
-			if _, _, err := net.SplitHostPort(wanted); err != nil {
-				return nil, "", fmt.Errorf("engine address %q: %w", wanted, err)
-			}
-		}
-		places = []string{wanted}
-	case f.alive:
-		places = []string{f.ours.address, o.own()}
-	default:
-		places = []string{o.own()}
-	}
-	for _, addr := range slices.Compact(places) {
-		id := o.fingerprint(ctx, addr)
-		if err := ctx.Err(); err != nil {
-			return nil, "", fmt.Errorf("look for Ollama on %s: %w", addr, err)
-		}
-		switch id.who {
-		case ollama:
-			return o.server(f, addr, id.version), foreignAddr, nil
-		case foreign:
-			if wanted != "" {
-				return nil, "", &ForeignError{Engine: "Ollama", Address: addr, Said: id.said}
-			}
-			foreignAddr = addr
-			o.log.Info("something else listens", "address", addr, "said", id.said)
-		case nobody:
-			if p := portOf(addr); f.busy(p) && !f.refuses(addr) {
-				return nil, "", fmt.Errorf("dial %s on the box, where something listens: %w", addr, id.err)
-			}
-		}
-	}
-	return nil, foreignAddr, nil
-}
-
-// refuses reports whether the listeners on the port of addr are all on other addresses than addr.
-func (f *facts) refuses(addr string) bool {
-	want, err := netip.ParseAddrPort(addr)
-	if err != nil {
-		return false
-	}
-	for _, l := range f.listeners {
-		if l.port == want.Port() && (l.addr.IsUnspecified() || l.addr.Unmap() == want.Addr().Unmap()) {
-			return false
-		}
-	}
-	return true
-}
-
-// own is where Ollama listens by itself.
-func (o *Ollama) own() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(o.port)) }
-
 // server describes the one that answers on addr.
-func (o *Ollama) server(f *facts, addr, version string) *Server {
+func (o *Ollama) server(ctx context.Context, f *facts, addr, version string) *Server {
 	s := &Server{Engine: "Ollama", Version: version, Address: addr, Adopted: true}
+	if version == fromSource {
+		s.FromSource = true
+		if v := o.built(ctx, f.path); v != "" {
+			s.Version = v
+		}
+	}
 	if f.alive && f.ours.address == addr {
 		s.Adopted, s.PID = false, f.ours.pid
 	} else if portOf(addr) == uint16(o.port) {
@@ -140,32 +72,23 @@ func (o *Ollama) server(f *facts, addr, version string) *Server {
 	return s
 }
 
-func portOf(addr string) uint16 {
-	_, port, _ := net.SplitHostPort(addr)
-	n, _ := strconv.ParseUint(port, 10, 16)
-	return uint16(n)
-}
+// fromSource is what a build from source calls itself.
+const fromSource = "0.0.0"
 
-// Ensure finds a server or starts one, and makes it serve the model with its context.
-func (o *Ollama) Ensure(ctx context.Context, plan Plan, progress func(Progress)) (*Server, error) {
-	if progress == nil {
-		progress = func(Progress) {}
+// builtScript finds the version that Go writes into a program made by go install.
+const builtScript = `[ -r %[1]s ] && say version "$(grep -aom1 'github\.com/ollama/ollama.v[0-9][0-9.]*' %[1]s 2>/dev/null)"`
+
+// built is the version that the program at path was built of, empty if it is not known.
+func (o *Ollama) built(ctx context.Context, path string) string {
+	if path == "" {
+		return ""
 	}
-	if plan.Address == "" {
-		plan.Address = o.address
+	a, err := o.script(ctx, fmt.Sprintf(builtScript, quote(path)))
+	if err != nil {
+		return ""
 	}
-	var j journal // of this Ensure alone: an earlier one may serve somebody
-	s, err := o.ensure(ctx, &j, plan, progress)
-	if err == nil {
-		o.keep(j)
-		return s, nil
-	}
-	undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
-	defer cancel()
-	undone, rest := o.takeBack(undoCtx, j)
-	o.keep(rest)
-	o.log.Info("ensure ended", "err", err, "undone", undone)
-	return nil, err
+	s := a.get("version")
+	return s[strings.LastIndexByte(s, 'v')+1:]
 }
 
 func (o *Ollama) ensure(ctx context.Context, j *journal, plan Plan, progress func(Progress)) (*Server, error) {
@@ -182,37 +105,6 @@ func (o *Ollama) ensure(ctx context.Context, j *journal, plan Plan, progress fun
 		s.Added = j.derived[0].name
 	}
 	return s, nil
-}
-
-// serve finds a server that answers, waits for one that is just being started, or starts one.
-func (o *Ollama) serve(ctx context.Context, j *journal, plan Plan, progress func(Progress)) (*Server, *facts, error) {
-	for try := 0; ; try++ {
-		f, err := o.look(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		s, foreign, err := o.find(ctx, f, plan.Address)
-		if err == nil && s != nil && s.Adopted {
-			// Another laptop may have started it since we looked: then it is no stranger's.
-			if f, err = o.look(ctx); err == nil {
-				s = o.server(f, s.Address, s.Version)
-			}
-		}
-		if err != nil || s != nil {
-			return s, f, err
-		}
-		if f.alive && plan.Address != "" && plan.Address != f.ours.address {
-			return nil, nil, fmt.Errorf("start Ollama on %s: rlca already runs one on %s on this box: stop that first", plan.Address, f.ours.address)
-		}
-		if f.path == "" {
-			return nil, nil, f.absent(o, foreign)
-		}
-		s, err = o.start(ctx, j, f, plan, progress)
-		if errors.Is(err, errOther) && try < 3 {
-			continue // another laptop was starting one and gave up
-		}
-		return s, f, err
-	}
 }
 
 // Loaded asks the server what it holds of s.Model now.

@@ -271,6 +271,7 @@ func TestErrorsAsJSON(t *testing.T) {
 	for _, e := range []error{
 		&NotInstalledError{Engine: "Ollama", Tried: "x"}, &ModelMissingError{Model: "m", Near: []string{"n"}, Bytes: 5}, &PullError{Model: "m", Class: "space", Text: "t"},
 		&LoadError{Model: "m", OutOfMemory: true, Text: "t"}, &StartError{Engine: "Ollama", Reason: "r", Log: []string{"l"}},
+		&InUseError{Engine: "llama-server", Address: "a", Serves: "s", Want: "w", Connections: 2, Other: true},
 	} {
 		data, err := json.Marshal(e)
 		if err != nil {

@@ -25,6 +25,10 @@ type Box struct {
 	// own around it. It must be safe for concurrent use, and return soon after ctx ends.
 	Run func(ctx context.Context, script string) ([]byte, error)
 
+	// PowerShell runs a short script on a box that runs Windows and returns its standard output; Run is not used there. Nil
+	// for all other boxes. Of the engines, only Ollama knows what to do with it.
+	PowerShell func(ctx context.Context, script string) ([]byte, error)
+
 	// Dial connects from the box to addr; network is always "tcp".
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
@@ -80,8 +84,23 @@ type Plan struct {
 	Env []string
 	// MayPull allows a download of the model on the box.
 	MayPull bool
+	// Unified says that the GPU has the system's memory: what an engine takes too much freezes the box.
+	Unified bool
+	// Floor is how much memory must stay available on the box, in bytes: below it the engine that rlca starts is ended
+	// there and then, by a watch that runs on the box. 0 is no watch.
+	Floor int64
+	// Utilization is the share of a GPU's memory that vLLM may take, and Tensor the number of GPUs that it parts a model
+	// over. 0 leaves both to it.
+	Utilization float64
+	Tensor      int
 	// MayDerive allows a copy of the model's name with another context, on a server whose own context does not do.
 	MayDerive bool
+	// MayReplace allows that a server which rlca started is ended and started anew for this plan although somebody else
+	// may be using it; without it that is an *InUseError. It is a person's word.
+	MayReplace bool
+	// Laptop is a random name of the machine that asks, of hexadecimal digits. A server that is started says by it whose
+	// it is. Empty says nothing.
+	Laptop string
 }
 
 // The steps that a Progress can be about, in their order.
@@ -108,8 +127,10 @@ type Progress struct {
 type Server struct {
 	// Engine is the engine's name as people write it: "Ollama".
 	Engine string `json:"engine"`
-	// Version is what it tells; "0.0.0" is a build from source.
+	// Version is what it tells; for a build from source what its compiler wrote into it, or "0.0.0".
 	Version string `json:"version"`
+	// FromSource is true for a build from source, whose options are not those of a release.
+	FromSource bool `json:"from_source"`
 	// Address is where it listens, as seen on the box.
 	Address string `json:"address"`
 	// Adopted is true for a server that rlca did not start.
@@ -126,6 +147,10 @@ type Server struct {
 	Exposed []string `json:"exposed"`
 	// Model is what it has loaded: after Ensure the wanted one, after Find the one that stays longest.
 	Model Loaded `json:"model"`
+	// Boxes are the names of those that it works on, of a cluster; nil for one box.
+	Boxes []string `json:"boxes"`
+	// Warnings are what the user of the model should know, one sentence each.
+	Warnings []string `json:"warnings"`
 	// Added is the copy of a model's name that this Ensure made, empty if none.
 	Added string `json:"added"`
 }
@@ -141,6 +166,8 @@ func (s *Server) Title() string {
 // Origin says in words where the server comes from: "adopted (system service)", "started by rlca".
 func (s *Server) Origin() string {
 	switch {
+	case !s.Adopted && len(s.Boxes) > 0:
+		return "started by rlca, works on " + strings.Join(s.Boxes, " and ")
 	case !s.Adopted:
 		return "started by rlca"
 	case s.How != "":
@@ -175,6 +202,18 @@ type ModelFile struct {
 	Family string `json:"family"`
 	// Info is the metadata of the weights, by GGUF keys. Nil when no server could be asked.
 	Info map[string]any `json:"-"`
+	// Tensors are the parts of the weights, all of them. Nil when no server told them.
+	Tensors []Tensor `json:"-"`
+	// Path is the GGUF file on the box. Empty if a server told of the model, or if it is not one file.
+	Path string `json:"-"`
+}
+
+// Tensor is a part of a model's weights.
+type Tensor struct {
+	// Type is ggml's name, "Q4_K"; "unknown" is one that the server does not know.
+	Type string
+	// Shape are its dimensions, the length of a row first.
+	Shape []uint64
 }
 
 // splitArgs parts the extra arguments of a plan into environment and arguments.

@@ -12,16 +12,8 @@ import (
 	"time"
 )
 
-// What the server that we start is called on the box, in ~/.rlca.
 const (
-	serverJob = "ollama"
-	serverLog = "ollama.log"
-)
-
-const (
-	// startLimit is how long a started server may take to answer: it looks for GPUs first.
-	startLimit = 90 * time.Second
-	// portsToTry is how many ports from Ollama's own on may be taken.
+	// portsToTry is how many ports from the engine's own on may be taken.
 	portsToTry = 20
 )
 
@@ -31,13 +23,9 @@ var errOther = errors.New("the server that was being started went away")
 // errTaken says that the port was taken at the last moment.
 var errTaken = errors.New("address already in use")
 
-// start starts a server on the wanted address, or on the first free port from Ollama's own on.
-func (o *Ollama) start(ctx context.Context, j *journal, f *facts, plan Plan, progress func(Progress)) (*Server, error) {
-	env, args, err := serverEnv(plan, o.modelsFor(ctx, f, plan))
-	if err != nil {
-		return nil, err
-	}
-	addrs, err := o.candidates(plan.Address)
+// start starts a server on the wanted address, or on the first free port from the engine's own on.
+func (s *service) start(ctx context.Context, j *journal, f *facts, plan Plan, progress func(Progress)) (*Server, error) {
+	addrs, err := s.candidates(plan.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -45,45 +33,57 @@ func (o *Ollama) start(ctx context.Context, j *journal, f *facts, plan Plan, pro
 		if f.busy(portOf(addr)) {
 			continue
 		}
-		if conn, err := o.dialBriefly(ctx, addr); err == nil {
+		if conn, err := s.dialBriefly(ctx, addr); err == nil {
 			conn.Close()
 			continue
 		}
-		progress(Progress{Step: StepEngine, Text: "starting Ollama on " + addr})
-		s, err := o.startOn(ctx, j, f, addr, env, args)
+		command, err := s.self.command(ctx, f, plan, addr)
+		if err != nil {
+			return nil, err
+		}
+		command.floor, command.laptop = plan.Floor, plan.Laptop
+		progress(Progress{Step: StepEngine, Text: "starting " + s.title + " on " + addr})
+		started, err := s.startOn(ctx, j, addr, command, progress)
 		if errors.Is(err, errTaken) && len(addrs) > 1 {
-			o.log.Info("port was taken meanwhile", "address", addr)
+			s.log.Info("port was taken meanwhile", "address", addr)
 			continue
 		}
-		return s, err
+		return started, err
 	}
 	if plan.Address != "" {
-		return nil, &ForeignError{Engine: "Ollama", Address: plan.Address}
+		return nil, &ForeignError{Engine: s.title, Address: plan.Address}
 	}
-	return nil, &StartError{Engine: "Ollama", Address: addrs[0], Reason: fmt.Sprintf("this and the next %d ports are taken", len(addrs)-1)}
-}
-
-func (o *Ollama) dialBriefly(ctx context.Context, addr string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, fingerprintLimit)
-	defer cancel()
-	return o.box.Dial(ctx, "tcp", addr)
+	return nil, &StartError{Engine: s.title, Address: addrs[0], Reason: fmt.Sprintf("this and the next %d ports are taken", len(addrs)-1)}
 }
 
 // candidates are the addresses on which a server may be started. Only loopback will do.
-func (o *Ollama) candidates(wanted string) ([]string, error) {
+func (s *service) candidates(wanted string) ([]string, error) {
 	if wanted != "" {
 		host, _, _ := net.SplitHostPort(wanted)
 		ip, err := netip.ParseAddr(host)
 		if host != "localhost" && (err != nil || !ip.IsLoopback()) {
-			return nil, fmt.Errorf("start Ollama on %s: not a loopback address, and rlca opens nothing to the network", wanted)
+			return nil, fmt.Errorf("start %s on %s: not a loopback address, and rlca opens nothing to the network", s.title, wanted)
 		}
 		return []string{wanted}, nil
 	}
 	var list []string
-	for p := o.port; p < o.port+portsToTry; p++ {
+	for p := s.port; p < s.port+portsToTry; p++ {
 		list = append(list, net.JoinHostPort("127.0.0.1", strconv.Itoa(p)))
 	}
 	return list, nil
+}
+
+// command is ollama serve.
+func (o *Ollama) command(ctx context.Context, f *facts, plan Plan, addr string) (job, error) {
+	models := ""
+	if !o.windows() { // where a server has the environment of its account, and so the same folder
+		models = o.modelsFor(ctx, f, plan)
+	}
+	env, args, err := serverEnv(plan, models)
+	if err != nil {
+		return job{}, err
+	}
+	return job{env: append([]string{"OLLAMA_HOST=" + addr}, env...), argv: append([]string{f.path, "serve"}, args...)}, nil
 }
 
 // serverEnv is the environment of a server that we start, without its address. What the plan adds cannot undo what
@@ -129,61 +129,89 @@ func (o *Ollama) modelsFor(ctx context.Context, f *facts, plan Plan) string {
 }
 
 // startOn launches the server and waits until it answers.
-func (o *Ollama) startOn(ctx context.Context, j *journal, f *facts, addr string, env, args []string) (*Server, error) {
-	mark := nonce()
+func (s *service) startOn(ctx context.Context, j *journal, addr string, command job, progress func(Progress)) (*Server, error) {
+	mark := markFor(command.laptop)
 	j.started = &record{mark: mark, address: addr} // before it is: a cut can come at any time
-	env = append([]string{"OLLAMA_HOST=" + addr}, env...)
-	l, err := o.launch(ctx, mark, job{
-		name: serverJob, address: addr, env: env, argv: append([]string{f.path, "serve"}, args...), log: serverLog,
-	})
+	command.name, command.address, command.log = s.job, addr, s.logFile()
+	l, err := s.launch(ctx, mark, command)
 	if err != nil {
-		return nil, &StartError{Engine: "Ollama", Address: addr, Reason: "it was not launched", Err: err}
+		return nil, &StartError{Engine: s.title, Address: addr, Reason: "it was not launched", Err: err}
 	}
 	if !l.ours {
 		j.started, addr = nil, l.address
 	} else {
-		o.log.Info("launched", "engine", "ollama", "address", addr, "pid", l.pid)
+		s.log.Info("launched", "engine", s.job, "address", addr, "pid", l.pid, "unit", l.unit)
 	}
-	version, err := o.await(ctx, addr, l)
+	if l.lingers != "" {
+		progress(Progress{Step: StepEngine, Text: "lingering is on for " + l.lingers + " now, so that " + s.title + " outlives the login; it goes off again when it is stopped"})
+	}
+	l.job, l.progress = command, progress
+	version, err := s.await(ctx, addr, l)
 	if err != nil {
-		return nil, o.giveUp(ctx, j, l, addr, err)
+		return nil, s.giveUp(ctx, j, l, addr, err)
 	}
 	// The port may answer because somebody else took it in the meantime: ours must still be there.
-	again, err := o.look(ctx)
+	again, err := s.self.look(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if !again.alive || again.ours.mark != l.mark {
-		return nil, o.giveUp(ctx, j, l, addr, errDied)
+		return nil, s.giveUp(ctx, j, l, addr, errDied)
 	}
-	s := o.server(again, addr, version)
-	s.Fresh = l.ours
-	if len(s.Exposed) > 0 && l.ours {
-		return nil, &StartError{Engine: "Ollama", Address: addr, Reason: "it listens on " + strings.Join(s.Exposed, ", ") + " although it was told not to"}
+	started := s.self.server(ctx, again, addr, version)
+	started.Fresh = l.ours
+	if l.fleeting != "" {
+		started.Warnings = append(started.Warnings, s.title+" "+l.fleeting)
 	}
-	return s, nil
+	if len(started.Exposed) > 0 && l.ours {
+		return nil, &StartError{Engine: s.title, Address: addr, Reason: "it listens on " + strings.Join(started.Exposed, ", ") + " although it was told not to"}
+	}
+	return started, nil
 }
 
 // errDied says that the process ended.
 var errDied = errors.New("it ended at once")
 
-// await waits until the server answers. It ends early when the process is gone.
-func (o *Ollama) await(ctx context.Context, addr string, l *launched) (version string, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("no answer within %s", startLimit))
+// await waits until the server answers. It ends early when the process is gone, or stands still. A launch without a mark
+// is somebody else's, of whose process nothing is known.
+func (s *service) await(ctx context.Context, addr string, l *launched) (version string, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.limit, fmt.Errorf("no answer within %s", s.limit))
 	defer cancel()
-	asked := time.Now()
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, o.poll) {
-		id := o.fingerprint(ctx, addr)
-		if id.who == ollama {
+	asked, moved := time.Now(), time.Now()
+	var sign string
+	var told Progress
+	if l.job.loading != nil {
+		if told = l.job.loading(nil); told.Step != "" {
+			l.progress(told)
+		}
+	}
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, s.poll) {
+		id := s.self.fingerprint(ctx, addr)
+		switch {
+		case id.who == itself:
 			return id.version, nil
+		case l.mark == "" && id.who != loading && ctx.Err() == nil:
+			return "", errDied
 		}
 		// Whether the process is there costs a round trip, so it is asked less often.
-		if time.Since(asked) >= o.poll {
-			alive, _, err := o.alive(ctx, serverJob, l.mark, serverLog, l.logFrom)
-			if err == nil && !alive {
+		if l.mark != "" && time.Since(asked) >= s.poll {
+			p, err := s.pulseOf(ctx, l)
+			if err == nil && !p.alive {
 				return "", errDied
 			}
 			asked = time.Now()
+			if err == nil && l.job.loading != nil {
+				if now := l.job.loading(p.lines); now.Step != "" && now != told {
+					l.progress(now)
+					told = now
+				}
+			}
+			if err != nil || p.sign != sign {
+				sign, moved = p.sign, asked
+			}
+			if stall := l.job.stall; stall > 0 && time.Since(moved) > stall {
+				return "", fmt.Errorf("it stands still: for %s it has written, read and taken nothing", stall)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -197,28 +225,64 @@ func (o *Ollama) await(ctx context.Context, addr string, l *launched) (version s
 	}
 }
 
+// pulseOf asks how a launched process is doing, and no more than its job can use.
+func (s *service) pulseOf(ctx context.Context, l *launched) (pulse, error) {
+	if l.job.loading == nil {
+		alive, lines, err := s.alive(ctx, s.job, l.mark, s.logFile(), l.logFrom)
+		return pulse{alive: alive, lines: lines}, err
+	}
+	return s.pulse(ctx, s.job, l.mark, s.logFile(), l.logFrom, l.job.tail)
+}
+
+// ready waits for a server that answers and still loads its model, whoever started it. That it went away meanwhile is
+// no error: the caller looks again.
+func (s *service) ready(ctx context.Context, f *facts, addr string, progress func(Progress)) error {
+	progress(Progress{Step: StepEngine, Text: "waiting for the " + s.title + " on " + addr + ", which loads its model"})
+	l := &launched{}
+	if f.alive && f.ours.address == addr {
+		l.record = f.ours
+	}
+	_, err := s.await(ctx, addr, l)
+	switch {
+	case err == nil || errors.Is(err, errDied):
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("wait for %s on %s: %w", s.title, addr, ctx.Err())
+	}
+	return &StartError{Engine: s.title, Address: addr, Reason: "the one that runs there does not get ready", Err: err}
+}
+
 // giveUp takes back a start that came to nothing, and says why it did.
-func (o *Ollama) giveUp(ctx context.Context, j *journal, l *launched, addr string, cause error) error {
+func (s *service) giveUp(ctx context.Context, j *journal, l *launched, addr string, cause error) error {
 	if !l.ours {
 		if ctx.Err() != nil {
-			return fmt.Errorf("wait for the Ollama that is being started on %s: %w", addr, ctx.Err())
+			return fmt.Errorf("wait for the %s that is being started on %s: %w", s.title, addr, ctx.Err())
 		}
 		if errors.Is(cause, errDied) {
 			return errOther
 		}
-		return &StartError{Engine: "Ollama", Address: addr, Reason: "one that rlca started earlier runs there, but does not answer", Err: cause}
+		return &StartError{Engine: s.title, Address: addr, Reason: "one that rlca started earlier runs there, but does not answer", Err: cause}
 	}
 	cleanCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
 	defer cancel()
-	_, lines, _ := o.alive(cleanCtx, serverJob, l.mark, serverLog, l.logFrom)
-	_, *j = o.takeBack(cleanCtx, *j)
+	p, _ := s.pulseOf(cleanCtx, l)
+	_, j.started = s.endStarted(cleanCtx, j.started)
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("start Ollama on %s: %w", addr, err)
+		return fmt.Errorf("start %s on %s: %w", s.title, addr, err)
 	}
-	for _, line := range lines {
-		if strings.Contains(line, "address already in use") || strings.Contains(line, "Only one usage of each socket address") {
-			return &StartError{Engine: "Ollama", Address: addr, Reason: cause.Error(), Log: lines, Err: errTaken}
+	if text, ok := watchdogSaid(p.lines); ok {
+		return &StartError{Engine: s.title, Address: addr, Reason: text, Log: p.lines}
+	}
+	e := &StartError{Engine: s.title, Address: addr, Reason: cause.Error(), Log: p.lines}
+	for _, line := range p.lines {
+		if strings.Contains(line, "address already in use") || strings.Contains(line, "Only one usage of each socket address") ||
+			strings.Contains(line, "couldn't bind HTTP server socket") {
+			e.Err = errTaken
+			return e
 		}
 	}
-	return &StartError{Engine: "Ollama", Address: addr, Reason: cause.Error(), Log: lines}
+	if l.job.ended != nil {
+		return l.job.ended(e)
+	}
+	return e
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 )
 
 // Stop ends the server that rlca started on the box, its downloads, and removes the copies of names that it made.
@@ -27,6 +26,7 @@ func (o *Ollama) Stop(ctx context.Context) ([]string, error) {
 		} else if ended.pid != 0 {
 			did = append(did, "stopped a download, what came is kept")
 		}
+		did = append(did, ended.did()...)
 	}
 	for _, m := range loaded {
 		if f.alive && m.address == f.ours.address {
@@ -43,48 +43,18 @@ func (o *Ollama) Stop(ctx context.Context) ([]string, error) {
 		}
 		did = append(did, "removed "+m.name)
 	}
-	if f.ours.mark == "" {
-		return did, errors.Join(errs...)
-	}
-	ended, err := o.halt(ctx, serverJob, "", serverLog, serverLog+".old")
-	if err != nil {
-		return did, errors.Join(append(errs, err)...)
-	}
-	if ended.pid == 0 {
-		return did, errors.Join(errs...)
-	}
-	if o.stillOpen(ctx, f.ours.address) {
-		errs = append(errs, fmt.Errorf("stop Ollama on %s: its process has ended, but the port still answers", f.ours.address))
-	} else if f.alive {
-		did = append(did, "stopped Ollama on "+f.ours.address)
-	} else {
-		did = append(did, "stopped what a dead Ollama on "+f.ours.address+" had left behind")
-	}
-	o.log.Info("stopped", "engine", "ollama", "address", f.ours.address, "pid", ended.pid)
-	return did, errors.Join(errs...)
-}
-
-// stillOpen reports whether a port that should be closed still takes connections after two seconds.
-func (o *Ollama) stillOpen(ctx context.Context, addr string) bool {
-	for range 10 {
-		conn, err := o.dialBriefly(ctx, addr)
-		if err != nil {
-			return false
-		}
-		conn.Close()
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
-	return true
+	ended, err := o.stopOurs(ctx, f)
+	return append(did, ended...), errors.Join(append(errs, err)...)
 }
 
 // remember writes a derived model into the list on the box, before it is made.
 func (o *Ollama) remember(ctx context.Context, m copied) error {
 	if strings.ContainsAny(m.name+m.address, " \n") {
 		return fmt.Errorf("remember %q on the box: not a name", m.name)
+	}
+	if o.windows() {
+		_, err := o.powershell(ctx, "remember", windowsRemember, map[string]any{"line": m.address + " " + m.name})
+		return err
 	}
 	a, err := o.script(ctx, fmt.Sprintf(`
 why=$(umask 077; { mkdir -p "$D" && chmod 700 "$D" && { grep -qxF %[1]s "$D/derived" 2>/dev/null || echo %[1]s >> "$D/derived"; }; } 2>&1) || say error "$why"
@@ -104,6 +74,10 @@ func (o *Ollama) removeDerived(ctx context.Context, m copied) error {
 	_ = a.unload(ctx, m.name) // it may not be loaded
 	if err := a.remove(ctx, m.name); err != nil {
 		return fmt.Errorf("remove %s, which rlca made: %w", m.name, err)
+	}
+	if o.windows() {
+		_, err := o.powershell(ctx, "forget-copy", windowsForget, map[string]any{"line": m.address + " " + m.name})
+		return err
 	}
 	_, err := o.script(ctx, fmt.Sprintf(`
 [ -f "$D/derived" ] || return

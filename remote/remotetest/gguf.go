@@ -22,12 +22,15 @@ const AfterTool = "All done after the tool."
 // that tool, a result of a tool gives AfterTool, anything else gives Hello. Prompts of any length cost two tokens.
 const Template = `{{- $last := "" }}{{- range .Messages }}{{ $last = .Role }}{{ range .ToolCalls }}{{/* {"name":"{{ .Function.Name }}"} */}}{{ end }}{{ end }}{{- $t := "|" }}{{- range .Tools }}{{ if eq .Function.Name "bash" }}{{ $t = "~" }}{{ end }}{{ if eq .Function.Name "Bash" }}{{ $t = "` + "`" + `" }}{{ end }}{{ end }}{{ if eq $last "tool" }}^{{ else }}{{ $t }}{{ end }}`
 
-// answers are the model's whole mind: after the character, these pieces, then the end. A piece is one token, and no
-// two are the same.
-var answers = []struct {
+// answer is what follows a character: pieces, then the end.
+type answer struct {
 	after  byte
 	pieces []string
-}{
+}
+
+// answers are the model's whole mind: after the character, these pieces, then the end. A piece is one token, and no
+// two are the same.
+var answers = []answer{
 	{'|', []string{"Hello from", " the scripted model."}},
 	{'^', []string{"All done", " after the tool."}},
 	{'~', []string{`{"name": "bash", "parameters": {"command": "echo rlca-tool-ok"}}`}},
@@ -160,7 +163,11 @@ func vocabulary() (texts []string, kinds []int, next map[int]int) {
 		texts, kinds = append(texts, fmt.Sprintf("<0x%02X>", b)), append(kinds, single)
 	}
 	next = map[int]int{}
-	for _, a := range answers {
+	all := answers
+	for _, s := range shellTools {
+		all = append(all, answer{s.after, []string{s.call}})
+	}
+	for _, a := range all {
 		at := first + int(a.after)
 		for _, p := range a.pieces {
 			texts, kinds = append(texts, strings.ReplaceAll(p, " ", "▁")), append(kinds, normal)

@@ -8,12 +8,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -26,11 +26,8 @@ type Ollama struct {
 	URL, Address string
 	// Home is its HOME, Models its models folder.
 	Home, Models string
-	// PID is its process.
-	PID int
 
-	cmd  *exec.Cmd
-	done chan struct{}
+	process
 }
 
 // StartOllama starts the real Ollama with a home, models and a port of its own, and more environment as given. It is
@@ -39,58 +36,18 @@ func StartOllama(t testing.TB, env ...string) *Ollama {
 	t.Helper()
 	program := peer.Need(t, "ollama")
 	home := t.TempDir()
-	o := &Ollama{Home: home, Models: filepath.Join(home, "models"), Address: fmt.Sprintf("127.0.0.1:%d", FreePort(t)), done: make(chan struct{})}
+	o := &Ollama{Home: home, Models: filepath.Join(home, "models"), Address: fmt.Sprintf("127.0.0.1:%d", FreePort(t))}
 	o.URL = "http://" + o.Address
-	o.cmd = exec.Command(program, "serve")
-	o.cmd.Env = append([]string{
+	cmd := exec.Command(program, "serve")
+	cmd.Env = append([]string{
 		"HOME=" + o.Home, "PATH=/usr/bin:/bin", "OLLAMA_HOST=" + o.Address, "OLLAMA_MODELS=" + o.Models, "OLLAMA_NO_CLOUD=1", "OLLAMA_NOPRUNE=1",
 		"OLLAMA_NUM_PARALLEL=1", "OMP_NUM_THREADS=1",
 	}, env...)
 	var said bytes.Buffer
-	o.cmd.Stdout, o.cmd.Stderr = &said, &said
-	o.cmd.WaitDelay = 5 * time.Second
-	if err := o.cmd.Start(); err != nil {
-		t.Fatalf("start %s: %v", program, err)
-	}
-	o.PID = o.cmd.Process.Pid
-	go func() {
-		o.cmd.Wait()
-		close(o.done)
-	}()
-	t.Cleanup(func() {
-		o.Stop()
-		if t.Failed() {
-			text := said.String()
-			t.Logf("Ollama on %s said:\n%s", o.Address, text[max(0, len(text)-4000):])
-		}
-	})
-	deadline := time.Now().Add(60 * time.Second)
-	for {
-		resp, err := http.Get(o.URL + "/api/version")
-		if err == nil {
-			resp.Body.Close()
-			return o
-		}
-		select {
-		case <-o.done:
-			t.Fatalf("Ollama ended at once: %s", said.String())
-		case <-time.After(50 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("Ollama does not answer on %s", o.Address)
-		}
-	}
-}
-
-// Stop ends it. Once is enough.
-func (o *Ollama) Stop() {
-	o.cmd.Process.Signal(syscall.SIGTERM) // an error means that it has ended, or that this system has no such signal
-	select {
-	case <-o.done:
-	case <-time.After(10 * time.Second):
-		o.cmd.Process.Kill()
-		<-o.done
-	}
+	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.WaitDelay = 5 * time.Second
+	o.process = startProcess(t, cmd, "Ollama", o.URL+"/api/version", said.String)
+	return o
 }
 
 // CreateScripted uploads the scripted model to the Ollama at baseURL and gives it a name.
@@ -104,30 +61,45 @@ func CreateScripted(ctx context.Context, baseURL, name string) error {
 	if err := WriteScripted(path); err != nil {
 		return err
 	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	sum := sha256.Sum256(data)
-	digest := "sha256:" + hex.EncodeToString(sum[:])
-	if err := send(ctx, "POST", baseURL+"/api/blobs/"+digest, "application/octet-stream", data); err != nil {
-		return fmt.Errorf("upload the scripted model: %w", err)
-	}
-	body, err := json.Marshal(map[string]any{
-		"model": name, "files": map[string]string{"scripted.gguf": digest}, "template": Template, "stream": false,
-		"parameters": map[string]any{"num_thread": 1, "temperature": 0},
+	return Create(ctx, baseURL, name, path, map[string]any{
+		"template": Template, "parameters": map[string]any{"num_thread": 1, "temperature": 0},
 	})
+}
+
+// Create uploads the GGUF file at path to the Ollama at baseURL and gives it a name; more is what else the request to
+// create it says.
+func Create(ctx context.Context, baseURL, name, path string, more map[string]any) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	if err := send(ctx, "POST", baseURL+"/api/create", "application/json", body); err != nil {
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	digest := "sha256:" + hex.EncodeToString(sum.Sum(nil))
+	file := filepath.Base(path)
+	if err := send(ctx, "POST", baseURL+"/api/blobs/"+digest, "application/octet-stream", f); err != nil {
+		return fmt.Errorf("upload %s: %w", file, err)
+	}
+	ask := map[string]any{"model": name, "files": map[string]string{file: digest}, "stream": false}
+	maps.Copy(ask, more)
+	body, err := json.Marshal(ask)
+	if err != nil {
+		return err
+	}
+	if err := send(ctx, "POST", baseURL+"/api/create", "application/json", bytes.NewReader(body)); err != nil {
 		return fmt.Errorf("create %s: %w", name, err)
 	}
 	return nil
 }
 
-func send(ctx context.Context, method, url, kind string, body []byte) error {
-	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+func send(ctx context.Context, method, url, kind string, body io.Reader) error {
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,115 @@
+package remote
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// InUseError says that a server which rlca started, and which would have to be started anew to serve the plan, may be in
+// use by somebody else. It was left as it is; Plan.MayReplace allows it.
+type InUseError struct {
+	Engine  string `json:"engine"`
+	Address string `json:"address"`
+	// Serves says what it serves, Want is the model that was wanted.
+	Serves string `json:"serves"`
+	Want   string `json:"want"`
+	// Connections are those that are open to it now. Other is true if another laptop started it, or has found it since.
+	Connections int  `json:"connections"`
+	Other       bool `json:"other"`
+}
+
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("the %s on %s of the box serves %s, and %s: to serve %s it would have to be started anew", e.Engine, e.Address, e.Serves, e.Users(), e.Want)
+}
+
+// Users says who may be using it: "2 connections to it are open, another laptop has connected to it".
+func (e *InUseError) Users() string {
+	var parts []string
+	switch e.Connections {
+	case 0:
+	case 1:
+		parts = append(parts, "1 connection to it is open")
+	default:
+		parts = append(parts, fmt.Sprintf("%d connections to it are open", e.Connections))
+	}
+	if e.Other {
+		parts = append(parts, "another laptop has connected to it")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// The mark of what is launched for a laptop that has a name of its own ends with this and the name, so that every record on
+// the box says whose it is, also to an older rlca, which reads the mark as one word.
+const byLaptop = "by"
+
+// markFor is a new mark for what a laptop launches.
+func markFor(laptop string) string {
+	if laptop == "" || strings.Trim(laptop, "0123456789abcdef") != "" {
+		return nonce()
+	}
+	return nonce() + byLaptop + laptop
+}
+
+// laptopOf is the laptop in a mark, empty if it does not say. What stands before it is hexadecimal but for rlca.
+func laptopOf(mark string) string {
+	_, laptop, _ := strings.Cut(mark, byLaptop)
+	return laptop
+}
+
+// foundScript adds a laptop to those that have found the server of a record. The list goes with the record.
+const foundScript = `
+name=%s mark=%s laptop=%s
+record "$name" && [ "$M" = "$mark" ] || return
+grep -qxF "$laptop" "$D/$name.users" 2>/dev/null || (umask 077; echo "$laptop" >> "$D/$name.users") 2>/dev/null
+`
+
+// noteUse notes on the box that a laptop uses a server which another one started: when it is idle nothing else shows that.
+func (s *service) noteUse(ctx context.Context, f *facts, found *Server, plan Plan) {
+	if found.Adopted || found.Fresh || f.ours.mark == "" || plan.Laptop == "" || plan.Laptop == laptopOf(f.ours.mark) {
+		return
+	}
+	if _, err := s.script(ctx, fmt.Sprintf(foundScript, quote(s.job), quote(f.ours.mark), quote(plan.Laptop))); err != nil {
+		s.log.Info("not noted on the box", "what", "that this laptop uses "+s.title, "err", err)
+	}
+}
+
+// usersScript counts the other laptops of a record, and the connections to a port of the box, by the server's end of them.
+const usersScript = `
+[ -r "$D/"%[1]s.users ] && say laptops "$(grep -vxF %[2]s "$D/"%[1]s.users | grep -c .)"
+if [ -r /proc/net/tcp ]; then say users "$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -cE '^ *[0-9]+: [0-9A-F]+:%04[3]X [0-9A-F]+:[0-9A-F]+ 01 ')"
+elif command -v netstat >/dev/null 2>&1; then say users "$(netstat -an 2>/dev/null | grep ESTABLISHED | while read -r p r s l f x; do case $l in *[.:]%[3]d) echo "$l";; esac; done | grep -c .)"
+fi
+`
+
+// mayReplace asks whether a server of ours may be ended for a plan, and returns an *InUseError if somebody else may need
+// it: connections to it are open, which every request has, or another laptop has connected to it. Our own requests close theirs, so
+// one counts only if it is still there a moment later.
+func (s *service) mayReplace(ctx context.Context, mark, addr, serves string, plan Plan) error {
+	if plan.MayReplace {
+		return nil
+	}
+	e := &InUseError{Engine: s.title, Address: addr, Serves: serves, Want: plan.Model}
+	other := laptopOf(mark)
+	e.Other = other != "" && plan.Laptop != "" && other != plan.Laptop
+	for try := range 5 {
+		a, err := s.script(ctx, fmt.Sprintf(usersScript, quote(s.job), quote(plan.Laptop), portOf(addr)))
+		if err != nil {
+			return fmt.Errorf("ask who uses %s on %s: %w", s.title, addr, err)
+		}
+		e.Other = e.Other || plan.Laptop != "" && a.int("laptops") > 0
+		if e.Connections = a.int("users"); e.Connections == 0 || try == 4 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(150 * time.Millisecond):
+		}
+	}
+	if e.Connections == 0 && !e.Other {
+		return nil
+	}
+	return e
+}
