@@ -75,3 +75,23 @@ func TestShellForReal(t *testing.T) {
 		}
 	}
 }
+
+func TestShellUnset(t *testing.T) {
+	for shell, want := range map[string]string{"sh": "unset A_B\n", "fish": "set -e A_B\n", "powershell": "Remove-Item -ErrorAction Ignore Env:A_B\n"} {
+		if got, err := Shell(shell, nil, "A_B"); err != nil || got != want {
+			t.Errorf("Shell(%q) = %q, %v, want %q", shell, got, err, want)
+		}
+	}
+}
+
+func TestProxied(t *testing.T) {
+	for _, c := range []struct {
+		proxy, no string
+		want      bool
+	}{{"", "", false}, {"http://p", "", true}, {"http://p", "corp", true}, {"http://p", "corp, 127.0.0.1", false}, {"http://p", "*", false}} {
+		env := map[string]string{"http_proxy": c.proxy, "NO_PROXY": c.no}
+		if got := Proxied(func(k string) string { return env[k] }); got != c.want {
+			t.Errorf("Proxied(%q, %q) = %v", c.proxy, c.no, got)
+		}
+	}
+}
