@@ -10,14 +10,18 @@ import (
 	"sync"
 	"time"
 
+	"rlca/internal/fit"
+	"rlca/internal/gateway"
+	"rlca/probe"
 	"rlca/remote"
 	"rlca/tunnel"
 )
 
-// Limits of what is done after ctx has ended: undoing on the box, and letting callers go.
 const (
-	undoLimit  = 20 * time.Second
-	closeLimit = 5 * time.Second
+	// undoLimit is how long undoing on the box may take after ctx has ended.
+	undoLimit = 20 * time.Second
+	// toolLimit is how long a model may take over a call of a tool; what a slow one does is not known then.
+	toolLimit = 20 * time.Second
 )
 
 // Instance is one host that is connected, or on its way.
@@ -35,20 +39,33 @@ type Instance struct {
 	far     Far
 	survey  *Survey
 	server  *remote.Server
-	fresh   bool // this Run started the engine
-	stopped bool // and it was stopped again
-	forward *tunnel.Forward
+	fresh   bool             // this Run started the engine
+	stopped bool             // and it was stopped again
+	doing   string           // in words, until it is ready
+	forward *tunnel.Forward  // of mode tcp
+	gateway *gateway.Gateway // of mode http, and its meter
+	meter   *gateway.Meter
+	leads   *Instance // whose engine the port leads to; nil is its own
 	also    []*tunnel.Forward
 	listen  string // the local address, once it is known
 	direct  bool   // nothing is forwarded: the engine itself listens where it should
 	addr    string // the engine's address on the far side
 	lastErr error
-	bound   chan struct{} // closed when addr is known
+	priced  *fit.Result     // for engine none, what the model that is served there takes; nil if nobody can tell
+	took    *int64          // by how much the load made the box's free memory less; nil if nobody knows
+	said    *remote.Buffers // what the engine says that it allocated; nil if it does not
+	sample  *probe.Sample   // the box's memory now; nil if nobody knows
+	// swapFirst is the swap in use at the first look; scarce says that the memory comes to its end.
+	swapFirst *int64
+	scarce    string
+	bound     chan struct{} // closed when addr is known
+
+	suspect chan struct{} // gets a word when the engine has refused a caller
 }
 
 // New returns an instance that has not started.
 func New(req Request, log *slog.Logger) *Instance {
-	return &Instance{req: req, log: log, since: time.Now(), bound: make(chan struct{}), listen: req.Profile.Forward.Listen}
+	return &Instance{req: req, log: log, since: time.Now(), bound: make(chan struct{}), suspect: make(chan struct{}, 1), listen: req.Profile.Forward.Listen}
 }
 
 func (i *Instance) isLocal() bool { return i.req.Profile.Host == Local }
@@ -66,7 +83,7 @@ func (i *Instance) Run(ctx context.Context, emit func(Event), ready func()) erro
 	told := emit
 	emit = func(e Event) {
 		i.mu.Lock()
-		i.step = e.Step
+		i.step, i.doing = e.Step, e.Text
 		i.mu.Unlock()
 		if e.Done {
 			i.log.Info("step", "step", e.Step, "text", e.Text, "note", e.Note)
@@ -78,6 +95,14 @@ func (i *Instance) Run(ctx context.Context, emit func(Event), ready func()) erro
 	if err != nil {
 		undone, left := i.undo()
 		if ctx.Err() != nil {
+			var pull *remote.PullStoppedError
+			if errors.As(err, &pull) && !pull.Running {
+				kept := "what came is kept"
+				if pull.Done > 0 {
+					kept = fmt.Sprintf("%s of %s are kept", fit.Bytes(pull.Done), fit.Bytes(pull.Total))
+				}
+				undone = append([]string{"stopped the download, " + kept}, undone...)
+			}
 			err = &CancelledError{At: i.at(), Undone: undone, Left: left}
 		}
 		i.log.Error("connect ended", "err", err)
@@ -112,8 +137,12 @@ func (i *Instance) up(ctx, life context.Context, wg *sync.WaitGroup, emit func(E
 	if err != nil {
 		return err
 	}
-	far := i.keep(life, wg, reached)
-	survey, err := Look(ctx, i.req, far, i.log, emit)
+	i.keep(life, wg, reached)
+	others := i.endOrphans(ctx, reached.Far, emit)
+	survey, err := Look(ctx, i.req, reached, i.log, emit)
+	if short(survey, err) {
+		tellOrphans(others, emit)
+	}
 	if err != nil {
 		return err
 	}
@@ -128,49 +157,56 @@ func (i *Instance) up(ctx, life context.Context, wg *sync.WaitGroup, emit func(E
 			return err
 		}
 	}
+	open := make(chan string, 1)
+	go func() { open <- i.exposure(ctx, reached.Target) }()
 	if err := i.answer(ctx, survey, emit); err != nil {
 		return err
 	}
+	if text := <-open; text != "" {
+		emit(Event{Step: StepNote, Text: text, Done: true})
+	}
 	i.portLine(emit)
+	wg.Go(func() { i.reconcile(life) })
 	if i.link != nil {
 		wg.Go(func() { i.attend(life) })
+		wg.Go(func() { i.watch(life) })
 	}
+	wg.Go(func() { i.tend(life, survey) })
 	return nil
 }
 
-// keep hands the connection to a link that keeps one up from now on.
-func (i *Instance) keep(ctx context.Context, wg *sync.WaitGroup, r *Reached) Far {
-	var far Far = r.Far
+// keep hands the connection to a link that keeps one up from now on, and over which the far side is reached.
+func (i *Instance) keep(ctx context.Context, wg *sync.WaitGroup, r *Reached) {
 	if r.Client != nil {
-		link := tunnel.NewLink(func(ctx context.Context) (tunnel.Conn, error) {
-			c, err := r.Redial(ctx)
-			if err != nil {
-				return nil, err // never a typed nil
-			}
-			return c, nil
-		}, tunnel.LinkOptions{First: r.Client, Final: tunnel.Final, Log: i.log})
+		link := tunnel.NewLink(r.Redial, tunnel.LinkOptions{First: r.Client, Final: tunnel.Final, Senses: tunnel.SystemSenses(), Online: r.Online, Log: i.log})
 		i.mu.Lock()
 		i.link = link
 		i.mu.Unlock()
 		wg.Go(func() { link.Run(ctx) })
-		far = linked{link}
+		r.Far = linked{link: link, version: r.Client.ServerVersion()}
 	}
 	i.mu.Lock()
-	i.far = far
+	i.far = r.Far
 	i.mu.Unlock()
-	return far
+	for _, w := range r.Workers {
+		if w.Client == nil {
+			continue
+		}
+		link := tunnel.NewLink(w.Redial, tunnel.LinkOptions{First: w.Client, Final: tunnel.Final, Senses: tunnel.SystemSenses(), Online: w.Online, Log: i.log.With("worker", w.Name)})
+		wg.Go(func() { link.Run(ctx) })
+		w.Far = linked{link: link, version: w.Client.ServerVersion()}
+	}
 }
 
 // open makes the local port, and the extra ones, and serves them until ctx ends.
 func (i *Instance) open(ctx context.Context, wg *sync.WaitGroup) error {
 	hold := i.req.Profile.Forward.Hold.Duration()
-	main := &tunnel.Forward{Dial: i.dialEngine, Refused: refused, Hold: hold, Log: i.log}
 	ls, err := tunnel.Listen(i.req.Profile.Forward.Listen)
 	if err != nil {
 		return err
 	}
 	opened := [][]net.Listener{ls}
-	forwards := []*tunnel.Forward{main}
+	var also []*tunnel.Forward
 	closeAll := func() {
 		for _, ls := range opened {
 			for _, l := range ls {
@@ -184,23 +220,24 @@ func (i *Instance) open(ctx context.Context, wg *sync.WaitGroup) error {
 			closeAll()
 			return err
 		}
-		ls, err := tunnel.Listen(local)
+		ls, err := tunnel.Listen(expandHome(local))
 		if err != nil {
 			closeAll()
 			return err
 		}
 		opened = append(opened, ls)
-		forwards = append(forwards, &tunnel.Forward{
-			Dial:    func(ctx context.Context) (net.Conn, error) { return i.dialFar(ctx, far) },
+		also = append(also, &tunnel.Forward{
+			Dial:    func(ctx context.Context, from net.Addr) (net.Conn, error) { return i.dialFar(ctx, from, far) },
 			Refused: refused, Hold: hold, Log: i.log,
 		})
 	}
+	main := i.newFace()
 	i.mu.Lock()
-	i.forward, i.also = main, forwards[1:]
-	i.listen = ls[0].Addr().String()
+	i.also, i.listen = also, ls[0].Addr().String()
 	i.mu.Unlock()
-	for n, f := range forwards {
-		wg.Go(func() { f.Serve(ctx, opened[n]...) })
+	wg.Go(func() { main.Serve(ctx, ls...) })
+	for n, f := range also {
+		wg.Go(func() { f.Serve(ctx, opened[n+1]...) })
 	}
 	return nil
 }
@@ -232,8 +269,13 @@ func refused(err error) bool {
 	return errors.As(err, &r) || tunnel.Final(err)
 }
 
-// dialEngine is what stands behind the local port. Until the engine is there it waits.
-func (i *Instance) dialEngine(ctx context.Context) (net.Conn, error) {
+// dialEngine is what stands behind the local port: the engine of this host, or of the one that the port leads to.
+func (i *Instance) dialEngine(ctx context.Context, from net.Addr) (net.Conn, error) {
+	return i.behind().dialOwn(ctx, from)
+}
+
+// dialOwn dials the engine of this host. Until it is there it waits.
+func (i *Instance) dialOwn(ctx context.Context, from net.Addr) (net.Conn, error) {
 	select {
 	case <-i.bound:
 	case <-ctx.Done():
@@ -242,17 +284,32 @@ func (i *Instance) dialEngine(ctx context.Context) (net.Conn, error) {
 	i.mu.Lock()
 	addr := i.addr
 	i.mu.Unlock()
-	return i.dialFar(ctx, addr)
+	conn, err := i.dialFar(ctx, from, addr)
+	var no *tunnel.RefusedError
+	if errors.As(err, &no) {
+		select {
+		case i.suspect <- struct{}{}:
+		default: // it is looked at already
+		}
+	}
+	return conn, err
 }
 
-func (i *Instance) dialFar(ctx context.Context, addr string) (net.Conn, error) {
+func (i *Instance) dialFar(ctx context.Context, from net.Addr, addr string) (net.Conn, error) {
 	i.mu.Lock()
-	far := i.far
+	far, link := i.far, i.link
 	i.mu.Unlock()
-	if far == nil {
-		return nil, errors.New("the link is not there yet")
+	network := "tcp"
+	if strings.HasPrefix(addr, "/") {
+		network = "unix"
 	}
-	return far.Dial(ctx, "tcp", addr)
+	switch {
+	case far == nil:
+		return nil, errors.New("the link is not there yet")
+	case link != nil:
+		return link.Open(ctx, tunnel.Opening{Network: network, Addr: addr, From: from})
+	}
+	return far.Dial(ctx, network, addr)
 }
 
 // serve makes the engine serve the model, or finds that it does.
@@ -268,6 +325,14 @@ func (i *Instance) serve(ctx context.Context, s *Survey, emit func(Event)) error
 		}
 		emit(Event{Step: StepEngine, Text: "none wanted, the port leads to " + s.Address + note, Done: true})
 		return nil
+	}
+	if err := i.fetch(ctx, s, emit); err != nil {
+		return err
+	}
+	if s.ring != nil && s.Running == nil {
+		for _, text := range s.ring.Opens() {
+			emit(Event{Step: StepNote, Text: text, Done: true})
+		}
 	}
 	start := time.Now()
 	emit(Event{Step: StepEngine, Text: "looking for " + s.EngineName})
@@ -294,11 +359,35 @@ func (i *Instance) serve(ctx context.Context, s *Survey, emit func(Event)) error
 	if !told {
 		emit(i.engineLine(server, start))
 	}
-	if exposed := server.Exposed; len(exposed) > 0 {
-		emit(Event{Step: StepNote, Text: fmt.Sprintf("warning: %s on the box listens on %s, open to its network without a password", server.Engine, strings.Join(exposed, ", ")), Done: true})
+	for _, w := range server.Warnings {
+		emit(Event{Step: StepNote, Text: "warning: " + w, Done: true})
 	}
 	i.bind(server.Address)
 	s.Loaded = time.Since(start)
+	return nil
+}
+
+// fetch downloads the repository that an engine of files shall serve, if it is not on the box and that is allowed, and
+// prices it anew: now its size is known.
+func (i *Instance) fetch(ctx context.Context, s *Survey, emit func(Event)) error {
+	repo, ok := repoOf(s.Plan.Model)
+	if !ok || s.kind == engineOllama || s.OnBox || s.kept || !i.req.MayPull {
+		return nil
+	}
+	start := time.Now()
+	src, err := remote.FetchRepo(ctx, s.box, repo, func(p remote.Progress) { emit(Event{Step: StepModel, Text: p.Text}) })
+	if err != nil {
+		return err
+	}
+	emit(Event{Step: StepModel, Text: fmt.Sprintf("%s is on the box now, %s", s.Plan.Model, fit.Bytes(src.Bytes)), Note: took(start), Done: true})
+	now := *s // a status may read the old one meanwhile
+	if err := now.choose(ctx, i.req); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	*s = now
+	i.mu.Unlock()
+	emit(Event{Step: StepFit, Text: fitLine(s.Fit), Note: s.verdictWord(), Done: true})
 	return nil
 }
 
@@ -343,10 +432,41 @@ func (i *Instance) answer(ctx context.Context, s *Survey, emit func(Event)) erro
 		text = "loaded as " + model.Name + ", " + s.contextWord(model.Context) + ", " + placement(model)
 	}
 	emit(Event{Step: StepModel, Text: fmt.Sprintf("%s, answers in %s", text, Span(first)), Note: Span(s.Loaded + time.Since(start)), Done: true})
+	if s.chosen.Model.Tools == "yes" { // harnesses work by calls of tools
+		emit(Event{Step: StepModel, Text: model.Name + ": waiting for a call of a tool"})
+		limited, cancel := context.WithTimeout(ctx, toolLimit)
+		err := remote.CallTool(limited, url, model.Name)
+		cancel()
+		var no *remote.ToolError
+		if errors.As(err, &no) {
+			emit(Event{Step: StepNote, Text: "warning: " + no.Error(), Done: true})
+		}
+		i.log.Info("a call of a tool", "model", model.Name, "err", err)
+	}
 	if want := s.Plan.Context; want > 0 && model.Context > 0 && model.Context < want {
-		emit(Event{Step: StepNote, Text: fmt.Sprintf("warning: the engine loaded the model with %d tokens, %d were wanted: long prompts will be cut without a word", model.Context, want), Done: true})
+		then := "long prompts will be cut without a word"
+		if s.kind != engineOllama {
+			then = "longer prompts will be refused"
+		}
+		emit(Event{Step: StepNote, Text: fmt.Sprintf("warning: the engine loaded the model with %d tokens, %d were wanted: %s", model.Context, want, then), Done: true})
 	}
 	return nil
+}
+
+// exposure is the warning for an engine that more than the box itself can reach: by the box's own table of listeners,
+// and by trying its port past the tunnel, which must fail.
+func (i *Instance) exposure(ctx context.Context, t *tunnel.Target) string {
+	i.mu.Lock()
+	server := i.server
+	i.mu.Unlock()
+	if server == nil {
+		return ""
+	}
+	reached := ""
+	if _, port, err := net.SplitHostPort(server.Address); err == nil {
+		reached = openFromHere(ctx, t, port)
+	}
+	return exposureText(server, reached)
 }
 
 // placement says in words where the model lies.
@@ -400,22 +520,13 @@ func (i *Instance) attend(ctx context.Context) {
 	i.mu.Lock()
 	link, survey := i.link, i.survey
 	i.mu.Unlock()
-	lost, healed := false, 0
+	healed := 0
 	for {
 		changed := link.Changed()
-		st := link.Status()
-		// A quick loss and return may fall between two looks: the count of reconnects tells it too. Its callers have
-		// ended with their connection; a reset now would hit those on the new one.
-		down, again := st.State != tunnel.Up, st.Reconnects != healed
-		if down && !lost {
-			i.reset()
-		}
-		if again && !down {
-			i.note(i.revive(ctx, survey))
-		}
-		lost = down
-		if !down {
+		// A quick loss and return may fall between two looks: only the count tells.
+		if st := link.Status(); st.State == tunnel.Up && st.Reconnects != healed {
 			healed = st.Reconnects
+			i.note(i.revive(ctx, survey))
 		}
 		select {
 		case <-changed:
@@ -425,13 +536,59 @@ func (i *Instance) attend(ctx context.Context) {
 	}
 }
 
-// reset ends the callers whose far side went with the link: each sees an error at once.
-func (i *Instance) reset() {
-	i.mu.Lock()
-	forwards := append([]*tunnel.Forward{i.forward}, i.also...)
-	i.mu.Unlock()
-	for _, f := range forwards {
-		f.Reset()
+// Of an engine that is gone: how often one that works on several boxes is looked at, which stands still when a part of it
+// ends, and how long after it was started again it is not started again once more.
+const (
+	tendEvery   = 15 * time.Second
+	tendLimit   = 20 * time.Second
+	reviveAgain = 10 * time.Minute
+)
+
+// fallible is an engine that can say why it is gone.
+type fallible interface {
+	Down(ctx context.Context) error
+}
+
+// tend looks after an engine that rlca started while the link is up: when a caller was refused, and in a cluster now and
+// then. Why it is gone is said in the status. It is started again, unless that was not long ago or it took too
+// much memory: then somebody has to look why.
+func (i *Instance) tend(ctx context.Context, s *Survey) {
+	engine, ok := s.Engine.(fallible)
+	if !ok {
+		return
+	}
+	var tick <-chan time.Time
+	if _, several := s.Engine.(*remote.Cluster); several {
+		t := time.NewTicker(tendEvery)
+		defer t.Stop()
+		tick = t.C
+	}
+	var revived time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick:
+		case <-i.suspect:
+		}
+		asked, cancel := context.WithTimeout(ctx, tendLimit) // a link that is down is waited for
+		down := engine.Down(asked)
+		cancel()
+		if down == nil || ctx.Err() != nil {
+			continue
+		}
+		i.note(down)
+		var ended *remote.EndedError
+		if errors.As(down, &ended) && ended.Watchdog || time.Since(revived) < reviveAgain {
+			continue
+		}
+		revived = time.Now()
+		if err := i.revive(ctx, s); err != nil {
+			i.note(fmt.Errorf("%w; to start it again failed: %w", down, err))
+			continue
+		}
+		i.log.Info("the engine is back", "after", down)
+		i.note(nil)
 	}
 }
 
@@ -456,7 +613,9 @@ func (i *Instance) revive(ctx context.Context, s *Survey) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	again, err := s.Engine.Ensure(ctx, s.Plan, func(remote.Progress) {})
+	plan := s.Plan
+	plan.MayReplace = false // a yes was for the moment: what another laptop has started since is not taken from it
+	again, err := s.Engine.Ensure(ctx, plan, func(remote.Progress) {})
 	if err != nil {
 		return err
 	}

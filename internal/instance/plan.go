@@ -1,11 +1,13 @@
 package instance
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
 	"rlca/internal/fit"
 	"rlca/probe"
+	"rlca/remote"
 )
 
 // Intent is what connect would do: the answer of rlca plan --json.
@@ -22,6 +24,8 @@ type Intent struct {
 	Context int          `json:"context"`
 	Listen  string       `json:"listen"`
 	Steps   []IntentStep `json:"steps"`
+	// Commands are those that would make one engine of several boxes, each with its box before it. Null for one box.
+	Commands []string `json:"commands"`
 }
 
 // IntentStep is one step that would be taken, in words.
@@ -31,7 +35,7 @@ type IntentStep struct {
 }
 
 // Intent says what connect would do now.
-func (s *Survey) Intent(req Request) Intent {
+func (s *Survey) Intent(ctx context.Context, req Request) Intent {
 	in := Intent{Host: req.Name, Probe: s.Report, Fit: s.Fit, Engine: "none", Action: "none", Listen: req.Profile.Forward.Listen}
 	add := func(step Step, format string, args ...any) {
 		in.Steps = append(in.Steps, IntentStep{step, fmt.Sprintf(format, args...)})
@@ -48,10 +52,23 @@ func (s *Survey) Intent(req Request) Intent {
 	} else {
 		in.Action = "start"
 		addr := s.Plan.Address
-		if addr == "" {
+		switch {
+		case addr != "":
+		case s.kind == engineOllama:
 			addr = "127.0.0.1:11434, or the next free port"
+		default:
+			addr = "a free port of its loopback"
 		}
 		add(StepEngine, "start %s on %s with %s context", s.EngineName, addr, fit.Tokens(s.Plan.Context))
+	}
+	if c, ok := s.Engine.(*remote.Cluster); ok && s.ring != nil {
+		for _, text := range s.ring.Opens() {
+			add(StepEngine, "%s", text)
+		}
+		in.Commands = c.Commands(ctx, s.ring, s.Plan, s.Plan.Address)
+		for _, text := range in.Commands {
+			add(StepEngine, "%s", text)
+		}
 	}
 	if in.Pull {
 		size := ""
@@ -60,7 +77,9 @@ func (s *Survey) Intent(req Request) Intent {
 		}
 		add(StepModel, "download %s on the box%s, after a yes", s.Plan.Model, size)
 	}
-	if in.Action == "adopt" {
+	if s.kind == engineOpenAI {
+		add(StepModel, "take %s as it is served there", s.Plan.Model)
+	} else if in.Action == "adopt" && s.kind == engineOllama {
 		add(StepModel, "load %s; if the engine gives it less than %s, add a copy of its name with that context and take it back at disconnect", s.Plan.Model, fit.Tokens(s.Plan.Context))
 	} else {
 		add(StepModel, "load %s", s.Plan.Model)
@@ -71,10 +90,9 @@ func (s *Survey) Intent(req Request) Intent {
 
 // Ranked lists what is on the box and what could be pulled, best first. It is empty where the memory is not known.
 func (s *Survey) Ranked(req Request) []fit.Ranked {
-	pool := s.Report.Best()
-	if pool == nil || pool.BudgetBytes == nil {
+	budget := s.budget()
+	if budget == nil {
 		return []fit.Ranked{}
 	}
-	budget := fit.Bytes(*pool.BudgetBytes)
-	return fit.Rank(s.ask(fit.Candidate{}, req, &budget), req.Profile.Model.MinBits, s.Candidates())
+	return fit.Rank(s.ask(fit.Candidate{}, req, budget), req.Profile.Model.MinBits, s.Candidates())
 }

@@ -7,11 +7,18 @@
 package instance
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"rlca/profiles"
+	"rlca/tunnel"
 )
 
 // Local is the host's name that means this machine: the same walk without SSH.
@@ -25,10 +32,20 @@ type Request struct {
 	// HasProfile says that Profile was read from a file.
 	HasProfile bool             `json:"has_profile"`
 	Profile    profiles.Profile `json:"profile"`
+	// Workers are the other boxes that [cluster] of Profile makes one engine of, in its order.
+	Workers []Worker `json:"workers,omitempty"`
 	// Quant is the quantization wanted, as "Q4_K_M". Empty means what the model's name brings.
 	Quant string `json:"quant,omitempty"`
+	// KVType is the type of the KV cache that a fit asks about, as "q8_0". Empty means what the engine's settings say.
+	KVType string `json:"kv_type,omitempty"`
+	// Utilization is the share of a GPU that a fit gives vLLM. 0 means as much as vLLM takes by itself.
+	Utilization float64 `json:"utilization,omitempty"`
 	// MayPull is a yes to downloading the model on the box.
 	MayPull bool `json:"may_pull"`
+	// MayReplace is a yes to starting an engine of rlca's anew that somebody else may be using.
+	MayReplace bool `json:"may_replace"`
+	// Laptop is a random name of this machine, by which the boxes tell who started an engine. Empty says nothing.
+	Laptop string `json:"laptop,omitempty"`
 	// Force starts a model that does not fit.
 	Force bool `json:"force"`
 	// Forced says that the word was typed that unified memory asks for beside Force.
@@ -36,10 +53,176 @@ type Request struct {
 	// AcceptNew takes the key of a host that has none in known_hosts. A changed key is refused all the same.
 	AcceptNew bool `json:"accept_new"`
 
+	Loads       string            `json:"loads,omitempty"`        // the file of what earlier loads took; empty means that none is kept
+	Catalog     string            `json:"catalog,omitempty"`      // a file of the user's that adds to the model catalog; it may not be there
 	SSHConfig   string            `json:"ssh_config,omitempty"`   // -F
 	OpenSSH     string            `json:"openssh,omitempty"`      // $RLCA_OPENSSH
 	AgentSocket string            `json:"agent_socket,omitempty"` // $SSH_AUTH_SOCK of the terminal
 	Passphrases map[string]string `json:"passphrases,omitempty"`  // key file → passphrase; kept in memory only
+	Secrets     []Answer          `json:"secrets,omitempty"`      // as Passphrases
+
+	memory *memory // of the process that keeps the host; nil in a request on its way
+}
+
+// Worker is one more box of a cluster: a profile of which only how to reach the box counts.
+type Worker struct {
+	Name    string           `json:"name"`
+	Profile profiles.Profile `json:"profile"`
+}
+
+// Answer is what a person said to a question of the box's login. It goes into no file, no log and no status.
+type Answer struct {
+	Question tunnel.Question `json:"question"`
+	Text     string          `json:"text"`
+}
+
+// to reports whether an answer is to this question. Its wording counts and its place, not what the box says around it.
+func (a Answer) to(q tunnel.Question) bool {
+	p := a.Question
+	return p.User == q.User && p.Host == q.Host && p.Addr == q.Addr && p.Kind == q.Kind && p.Prompt == q.Prompt && p.Round == q.Round
+}
+
+// Say lays down an answer. It is false if the same was said before: a box keeps out who is wrong too often.
+func (r *Request) Say(q tunnel.Question, text string) bool {
+	for i, a := range r.Secrets {
+		if a.to(q) {
+			r.Secrets[i].Text = text
+			return a.Text != text
+		}
+	}
+	r.Secrets = append(r.Secrets, Answer{Question: q, Text: text})
+	return true
+}
+
+// Spend forgets the answers that are good for one login: a code that was sent is of no use any more.
+func (r *Request) Spend() { r.Secrets = lasting(r.Secrets) }
+
+func lasting(all []Answer) []Answer {
+	var keep []Answer
+	for _, a := range all {
+		if a.Question.IsPassword() {
+			keep = append(keep, a)
+		}
+	}
+	return keep
+}
+
+// Kept is the request with a place for what is said later on.
+func (r Request) Kept() Request {
+	if r.memory == nil {
+		r.memory = &memory{phrases: map[string]string{}}
+		r.memory.add(r)
+	}
+	return r
+}
+
+// maxCut is how many logins in a row a box may break off after an answer, before that counts as a no.
+const maxCut = 3
+
+// memory is what a person said for the logins of one host: passphrases and passwords for as long as the host is kept,
+// so that a laptop that wakes up heals by itself; codes for one login.
+type memory struct {
+	mu      sync.Mutex // guards what follows
+	phrases map[string]string
+	answers []Answer
+	used    bool // an answer was given in this login
+	cut     int  // logins in a row that the box broke off after an answer
+}
+
+// add takes over what a request says.
+func (m *memory) add(req Request) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.Copy(m.phrases, req.Passphrases)
+	for _, a := range req.Secrets {
+		m.drop(a.Question)
+		m.answers = append(m.answers, a)
+	}
+}
+
+func (m *memory) drop(q tunnel.Question) {
+	m.answers = slices.DeleteFunc(m.answers, func(a Answer) bool { return a.to(q) })
+}
+
+var errNoAnswer = errors.New("nobody has answered")
+
+// secret is the Dialer's Secret.
+func (m *memory) secret(_ context.Context, q tunnel.Question) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := slices.IndexFunc(m.answers, func(a Answer) bool { return a.to(q) })
+	if i < 0 || q.Try > 1 { // there is only one answer to each question
+		return "", errNoAnswer
+	}
+	text := m.answers[i].Text
+	if !q.IsPassword() {
+		m.drop(q)
+	}
+	m.used = true
+	return text, nil
+}
+
+// passphrase is the Dialer's Passphrase.
+func (m *memory) passphrase(_ context.Context, file string) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p, ok := m.phrases[file]; ok {
+		return []byte(p), nil
+	}
+	return nil, &tunnel.PassphraseError{File: file}
+}
+
+// after forgets what is of no use once a login has ended with err: a wrong answer is never given again by itself.
+func (m *memory) after(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	used := m.used
+	m.used = false
+	var secret *tunnel.SecretError
+	var dial *tunnel.DialError
+	switch {
+	case err == nil:
+		m.answers, m.cut = lasting(m.answers), 0
+	case errors.As(err, &secret) && secret.Wrong:
+		for _, q := range secret.Questions {
+			m.drop(q)
+		}
+	case used && errors.As(err, &dial) && dial.Op == "login" && (errors.Is(dial.Err, io.EOF) || strings.HasPrefix(dial.Reason, "disconnect, ")):
+		if m.cut++; m.cut >= maxCut {
+			m.answers = nil
+		}
+	}
+}
+
+// Again gives an instance whose link waits for a person what the person said, and makes it try at once. The error is
+// why the link still needs one; it is nil if the link did not wait, or waits for the network now. The instance was made
+// with a request that is Kept.
+func (i *Instance) Again(ctx context.Context, req Request) error {
+	i.mu.Lock()
+	link := i.link
+	i.mu.Unlock()
+	if link == nil || link.Status().State != tunnel.NeedsYou {
+		return nil
+	}
+	i.req.memory.add(req)
+	changed := link.Changed()
+	link.Poke("asked to")
+	for {
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		changed = link.Changed()
+		switch link.Status().State {
+		case tunnel.Connecting:
+		case tunnel.NeedsYou:
+			_, err := link.Get(ctx)
+			return err
+		default:
+			return nil
+		}
+	}
 }
 
 // Event is one line of the walk. Done is false while the step still runs; such a line may be rewritten.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"rlca/internal/fit"
 	"rlca/tunnel"
 )
 
@@ -19,6 +20,8 @@ type Status struct {
 	Forward   ForwardStatus `json:"forward"`
 	Memory    *MemoryStatus `json:"memory"`
 	Reconnect *Reconnect    `json:"last_reconnect"`
+	// Meter is null before the model has answered through the port, and in mode tcp.
+	Meter *MeterStatus `json:"meter"`
 	// Local is true for this machine: there is no link.
 	Local     bool   `json:"local"`
 	LastError string `json:"last_error"`
@@ -66,22 +69,47 @@ type ModelStatus struct {
 type ForwardStatus struct {
 	Listen string `json:"listen"`
 	Mode   string `json:"mode"`
-	Open   int    `json:"open"`
-	Held   int    `json:"held"`
+	// LeadsTo is the other host that the port leads to; empty is its own.
+	LeadsTo string `json:"leads_to"`
+	Open    int    `json:"open"`
+	Held    int    `json:"held"`
 	// HeldSince is how long the oldest caller has been held, in seconds.
 	HeldSince float64 `json:"held_s"`
 	Served    int64   `json:"served"`
 	Reset     int64   `json:"reset"`
 	Failed    int64   `json:"failed"`
+	// Refused were kept out of the HTTP port: from a web page, or not well formed.
+	Refused int64 `json:"refused"`
 }
 
-// MemoryStatus is what the fit predicted and what the probe found when the host was connected, in bytes.
+// MemoryStatus is what the fit predicted, what the probe found when the host was connected, and what is left now, in
+// bytes.
 type MemoryStatus struct {
 	PredictedBytes *int64 `json:"predicted_bytes"`
 	ModelBytes     *int64 `json:"model_bytes"`
 	TotalBytes     *int64 `json:"total_bytes"`
 	FreeBytes      *int64 `json:"free_bytes"`
-	SwapUsedBytes  *int64 `json:"swap_used_bytes"`
+	SwapUsedBytes  *int64 `json:"swap_used_bytes"` // now, if it is watched
+	// AvailableBytes is what the box's system can still give, sampled every 10 s; null while that is not known.
+	AvailableBytes *int64 `json:"available_bytes"`
+	// Engine is what an engine that rlca started says in its log that it allocated; null if it does not say.
+	Engine *EngineMemory `json:"engine"`
+	// TookBytes is by how much the load made the box's free memory less; null if the model was loaded before. Of weights
+	// that are mapped from a file a CPU's memory shows nothing.
+	TookBytes *int64 `json:"took_bytes"`
+	// Correction is what earlier loads on this box have changed in the prediction; null if nothing.
+	Correction *fit.Correction `json:"correction"`
+	// Warning says that the box's memory comes to its end.
+	Warning string `json:"warning"`
+}
+
+// EngineMemory is what an engine allocated for the model, in bytes.
+type EngineMemory struct {
+	WeightsBytes int64 `json:"weights_bytes"`
+	KVBytes      int64 `json:"kv_bytes"`
+	StateBytes   int64 `json:"state_bytes"`
+	ComputeBytes int64 `json:"compute_bytes"`
+	TotalBytes   int64 `json:"total_bytes"`
 }
 
 // askLimit is how long a status waits for the engine's own word.
@@ -90,6 +118,7 @@ const askLimit = 2 * time.Second
 // Status says how the host stands. With the link up it asks the engine what it has loaded, for at most two seconds.
 func (i *Instance) Status(ctx context.Context) Status {
 	i.refresh(ctx)
+	metered := i.metered()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	st := Status{Name: i.req.Name, State: "connecting", Since: i.since, Local: i.isLocal(), Forward: ForwardStatus{Listen: i.listen, Mode: "tcp"}}
@@ -121,11 +150,11 @@ func (i *Instance) Status(ctx context.Context) Status {
 	if i.lastErr != nil {
 		st.LastError = i.lastErr.Error()
 	}
-	if f := i.forward; f != nil {
-		s := f.Stats()
-		st.Forward.Open, st.Forward.Held, st.Forward.HeldSince = s.Open, s.Held, s.OldestHeld.Seconds()
-		st.Forward.Served, st.Forward.Reset, st.Forward.Failed = s.Served, s.Reset, s.Failed
+	i.traffic(&st.Forward)
+	if i.leads != nil {
+		st.Forward.LeadsTo = i.leads.req.Name
 	}
+	st.Meter = metered
 	if s := i.server; s != nil {
 		st.Engine = &EngineStatus{Name: s.Engine, Version: s.Version, Address: s.Address, BoundLoopback: s.LoopbackBound, Origin: s.Origin()}
 		m := s.Model
@@ -133,6 +162,17 @@ func (i *Instance) Status(ctx context.Context) Status {
 	}
 	if s := i.survey; s != nil {
 		st.Memory = s.memory()
+		if b := i.said; b != nil {
+			st.Memory.Engine = &EngineMemory{WeightsBytes: b.Weights, KVBytes: b.KV, StateBytes: b.State, ComputeBytes: b.Compute, TotalBytes: b.Total()}
+		}
+		if r := i.priced; r != nil && r.Total != nil {
+			n := int64(*r.Total)
+			st.Memory.PredictedBytes = &n
+		}
+		st.Memory.TookBytes = i.took
+		if now := i.sample; now != nil {
+			st.Memory.AvailableBytes, st.Memory.SwapUsedBytes, st.Memory.Warning = now.AvailableBytes, now.SwapUsedBytes, i.scarce
+		}
 		if st.Model != nil {
 			if s.Fit != nil {
 				st.Model.Quant = s.Fit.Quant

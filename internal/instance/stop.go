@@ -2,9 +2,10 @@ package instance
 
 import (
 	"context"
+	"errors"
 	"log/slog"
-
-	"rlca/remote"
+	"maps"
+	"slices"
 )
 
 // StopEngine reaches a host that is not connected, and stops what rlca started there earlier.
@@ -12,11 +13,33 @@ func StopEngine(ctx context.Context, req Request, log *slog.Logger) ([]string, e
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	r, err := Reach(ctx, req, log, func(Event) {})
+	req = req.Kept()
+	r, err := reach(ctx, req, log, func(Event) {})
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	engine := remote.NewOllama(remote.Box{Run: r.Run, Dial: r.Far.Dial, Log: log}, req.Profile.Engine.Address)
-	return engine.Stop(ctx)
+	var did []string
+	var errs []error
+	for _, w := range req.Workers { // one that is away does not keep the others
+		worker, err := reachWorker(ctx, req, w, log, func(Event) {})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r.Workers = append(r.Workers, worker)
+	}
+	box := boxOf(r.Far, log)
+	for _, name := range slices.Sorted(maps.Keys(engines)) { // whichever it was that time
+		if box.PowerShell != nil && name != engineOllama {
+			continue // the only one that is started on Windows
+		}
+		e := engines[name].drive(box, req.Profile.Engine.Address)
+		if name == engineVLLM && len(req.Workers) > 0 {
+			e = clusterOf(req, r, log, nil)
+		}
+		stopped, err := e.Stop(ctx)
+		did, errs = append(did, stopped...), append(errs, err)
+	}
+	return did, errors.Join(errs...)
 }
