@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 
@@ -217,6 +218,24 @@ func (c *Client) Disconnect(ctx context.Context, host string, stopEngine bool) (
 		return nil, fmt.Errorf("supervisor: disconnect %s: %w", host, err)
 	}
 	return &closed, nil
+}
+
+// Use makes the local port lead to a host that is connected, from the next request on. port is its number, 0 the usual one.
+func (c *Client) Use(ctx context.Context, host string, port int) (*Used, error) {
+	q := url.Values{"host": {host}}
+	if port > 0 {
+		q.Set("port", strconv.Itoa(port))
+	}
+	resp, err := c.do(ctx, "POST", "/v1/use", q, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var used Used
+	if err := json.NewDecoder(resp.Body).Decode(&used); err != nil {
+		return nil, fmt.Errorf("supervisor: use %s: %w", host, err)
+	}
+	return &used, nil
 }
 
 // Poke makes a host's link try again at once, also after it stopped for a human.

@@ -80,6 +80,9 @@ func (p Paths) Log(host string) string {
 	return filepath.Join(p.Logs(), "host-"+fileName(host)+".log")
 }
 
+// Loads is the path of the file of what loads took, by box.
+func (p Paths) Loads() string { return filepath.Join(p.State, "loads.json") }
+
 // fileName makes a file name of a host as the user typed it; what is not plain becomes '_' and a hash keeps it apart.
 func fileName(host string) string {
 	b := []byte(host)

@@ -7,6 +7,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -67,10 +68,12 @@ type Server struct {
 // held is one host that is connected, or on its way.
 type held struct {
 	name   string
+	since  time.Time
 	listen string
 	inst   *instance.Instance
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when the instance has ended
+	leads  string        // the host that its port leads to, empty for its own; guarded by the server's mu
 
 	mu       sync.Mutex // guards what follows
 	events   []instance.Event
@@ -209,6 +212,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /v1/cancel", s.cancel)
 	mux.HandleFunc("POST /v1/disconnect", s.disconnect)
 	mux.HandleFunc("POST /v1/poke", s.poke)
+	mux.HandleFunc("POST /v1/use", s.use)
 	mux.HandleFunc("GET /v1/engine-log", s.engineLog)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
@@ -274,6 +278,12 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 			<-h.done
 		}
 	}()
+	if already { // it may wait for a person, and here is one
+		if err := h.inst.Again(r.Context(), req); err != nil {
+			out.Encode(reply{Error: toWire(err)})
+			return
+		}
+	}
 	for sent := 0; ; {
 		h.mu.Lock()
 		events, ready, changed := h.events[sent:], h.ready, h.changed
@@ -323,7 +333,7 @@ func (s *Server) hold(req instance.Request) (h *held, fresh bool, err error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	h = &held{
 		name: req.Name, listen: listen, cancel: cancel, done: make(chan struct{}), changed: make(chan struct{}),
-		inst: instance.New(req, log),
+		inst: instance.New(req.Kept(), log), since: time.Now(),
 	}
 	s.hosts[req.Name] = h
 	s.log.Info("host connects", "host", req.Name)
@@ -335,6 +345,12 @@ func (s *Server) hold(req instance.Request) (h *held, fresh bool, err error) {
 		s.log.Info("host ended", "host", req.Name, "err", err)
 		s.mu.Lock()
 		delete(s.hosts, req.Name)
+		for _, other := range s.hosts { // a port that led here leads to its own box again
+			if other.leads == h.name {
+				other.leads = ""
+				other.inst.Divert(nil)
+			}
+		}
 		s.mu.Unlock()
 		h.mu.Lock()
 		h.err = err
@@ -401,6 +417,62 @@ func (s *Server) disconnect(w http.ResponseWriter, r *http.Request) {
 	h.cancel(context.Canceled)
 	<-h.done
 	send(w, c)
+}
+
+// Used says which port leads where after a use.
+type Used struct {
+	Listen string `json:"listen"`
+	// Owner is the host that opened the port, Host the one that it leads to now.
+	Owner string `json:"owner"`
+	Host  string `json:"host"`
+}
+
+// usualPort is the one that programs look for a local model on.
+const usualPort = "11434"
+
+// use makes a port lead to another host: the one of the number that is given, else the usual one, else that of the host that
+// was connected first.
+func (s *Server) use(w http.ResponseWriter, r *http.Request) {
+	name, port := r.URL.Query().Get("host"), r.URL.Query().Get("port")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	to := s.hosts[name]
+	if to == nil {
+		http.Error(w, "not connected", http.StatusNotFound)
+		return
+	}
+	owner := s.owner(cmp.Or(port, usualPort))
+	if owner == nil && port == "" {
+		for _, h := range s.hosts {
+			if owner == nil || h.since.Before(owner.since) {
+				owner = h
+			}
+		}
+	}
+	if owner == nil {
+		http.Error(w, "no host that is connected has the port "+port, http.StatusConflict)
+		return
+	}
+	if !owner.inst.Divert(to.inst) {
+		http.Error(w, "the port of "+owner.name+" is its engine's own, and rlca cannot point it elsewhere", http.StatusConflict)
+		return
+	}
+	owner.leads = ""
+	if to != owner {
+		owner.leads = to.name
+	}
+	s.log.Info("port", "listen", owner.inst.Listen(), "leads to", to.name)
+	send(w, Used{Listen: owner.inst.Listen(), Owner: owner.name, Host: to.name})
+}
+
+// owner is the host whose port has a number.
+func (s *Server) owner(port string) *held {
+	for _, h := range s.hosts {
+		if _, p, err := net.SplitHostPort(h.inst.Listen()); err == nil && p == port {
+			return h
+		}
+	}
+	return nil
 }
 
 func (s *Server) engineLog(w http.ResponseWriter, r *http.Request) {

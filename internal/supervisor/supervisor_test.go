@@ -203,6 +203,8 @@ func TestWire(t *testing.T) {
 		&tunnel.UnknownHostKeyError{Host: "spark", Fingerprint: "SHA256:x", File: "/k", Key: "ssh-ed25519 A"},
 		&tunnel.ChangedHostKeyError{Host: "spark", File: "/k", Line: 14},
 		&tunnel.AuthError{User: "me", Host: "spark", Tried: []string{"k"}},
+		&tunnel.OpenSSHError{Host: "spark", Said: "Host key verification failed."},
+		&tunnel.SecretError{User: "me", Host: "spark", Questions: []tunnel.Question{{User: "me", Host: "spark", Kind: "password", Round: 1, Try: 1}}},
 		&tunnel.PassphraseError{File: "/k"},
 		&tunnel.ConfigError{Host: "spark", Msg: "bad"},
 		&tunnel.NoShellError{Host: "spark"},

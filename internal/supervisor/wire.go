@@ -64,6 +64,8 @@ var kinds = []kind{
 	kindOf[tunnel.ChangedHostKeyError]("changed_host_key"),
 	kindOf[tunnel.RevokedHostKeyError]("revoked_host_key"),
 	kindOf[tunnel.PassphraseError]("passphrase"),
+	kindOf[tunnel.OpenSSHError]("openssh"),
+	kindOf[tunnel.SecretError]("secret"),
 	kindOf[tunnel.AuthError]("auth"),
 	kindOf[tunnel.ConfigError]("config"),
 	kindOf[tunnel.NoShellError]("no_shell"),
@@ -75,6 +77,10 @@ var kinds = []kind{
 	kindOf[remote.NotInstalledError]("not_installed"),
 	kindOf[remote.ModelMissingError]("model_missing"),
 	kindOf[remote.PullError]("pull"),
+	kindOf[remote.ServesOtherError]("serves_other"),
+	kindOf[remote.InUseError]("in_use"),
+	kindOf[remote.ClusterError]("cluster"),
+	kindOf[remote.StartError]("start"),
 }
 
 func toWire(err error) *wireError {
