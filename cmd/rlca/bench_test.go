@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,12 +40,14 @@ func TestBench(t *testing.T) {
 
 	l := newLaptop(t)
 	ours := remotetest.FreePort(t)
-	l.write("spark", fmt.Sprintf("host = \"box\"\n[engine]\nname = \"none\"\naddress = %q\n[forward]\nlisten = \"127.0.0.1:%d\"\n", far, ours))
+	l.write("spark", fmt.Sprintf("host = \"box\"\n[engine]\nname = \"none\"\naddress = %q\n[forward]\nlisten = \"127.0.0.1:%d\"\nmode = \"tcp\"\n", far, ours))
 	l.must("-F", sshd.Config, "connect", "spark")
 	defer l.rlca("disconnect", "spark")
 
 	theirs := map[string]int{"ssh -L": remotetest.FreePort(t)}
+	started := map[string]*exec.Cmd{}
 	start := func(name string, cmd *exec.Cmd) {
+		started[name] = cmd
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -72,6 +75,28 @@ func TestBench(t *testing.T) {
 	}
 	slices.Sort(names[1:])
 
+	t.Run("idle", func(t *testing.T) {
+		const watch = 20 * time.Second
+		time.Sleep(2 * time.Second)
+		pids := map[string][]int{"rlca": running(t, l.path)}
+		for n, cmd := range started {
+			pids[n] = append([]int{cmd.Process.Pid}, children(cmd.Process.Pid)...)
+		}
+		before := map[string]float64{}
+		for n, p := range pids {
+			before[n] = cpuTime(t, p)
+		}
+		time.Sleep(watch)
+		rss, pss, cpu := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
+		for n, p := range pids {
+			rss[n] = []float64{kib(t, p, "Rss:") / 1024}
+			pss[n] = []float64{kib(t, p, "Pss:") / 1024}
+			cpu[n] = []float64{(cpuTime(t, p) - before[n]) / watch.Seconds() * 100}
+		}
+		table(t, "memory with one idle forward, resident", "MiB", names, rss)
+		table(t, "the same, shared pages divided by who shares them", "MiB", names, pss)
+		table(t, fmt.Sprintf("processor while idle for %s", watch), "% of one core", names, cpu)
+	})
 	t.Run("throughput", func(t *testing.T) {
 		got := map[string][]float64{}
 		for range runs {
@@ -111,6 +136,20 @@ func TestBench(t *testing.T) {
 		}
 		table(t, "from nothing to ready, engine and model warm", "ms", kinds, got)
 	})
+	t.Run("ask", func(t *testing.T) {
+		got := map[string][]float64{}
+		kinds := []string{"rlca fit, offline", "ssh HOST true", "rlca probe HOST"}
+		for range runs {
+			got[kinds[0]] = append(got[kinds[0]], timed(t, func() { l.must("fit", "--memory", "32GB", "--model", "qwen3-coder:30b", "--context", "64k", "--json") }))
+			got[kinds[1]] = append(got[kinds[1]], timed(t, func() {
+				if out, err := exec.Command(ssh, "-F", sshd.Config, "box", "true").CombinedOutput(); err != nil {
+					t.Fatalf("ssh: %v: %s", err, out)
+				}
+			}))
+			got[kinds[2]] = append(got[kinds[2]], timed(t, func() { l.must("-F", sshd.Config, "probe", "box") }))
+		}
+		table(t, "one answer, the process included", "ms", kinds, got)
+	})
 	t.Run("heal", func(t *testing.T) {
 		l.must("-F", sshd.Config, "connect", "spark")
 		var got []float64
@@ -121,6 +160,66 @@ func TestBench(t *testing.T) {
 		}
 		table(t, "next answer after the connection was killed", "ms", []string{"rlca"}, map[string][]float64{"rlca": got})
 	})
+}
+
+// running are the processes of a program.
+func running(t *testing.T, program string) (pids []int) {
+	t.Helper()
+	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, exe := range exes {
+		if path, err := os.Readlink(exe); err == nil && path == program {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(exe)))
+			pids = append(pids, pid)
+		}
+	}
+	if len(pids) == 0 {
+		t.Skipf("no process of %s in /proc", program)
+	}
+	return pids
+}
+
+func children(pid int) (pids []int) {
+	out, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	for _, f := range strings.Fields(string(out)) {
+		if n, err := strconv.Atoi(f); err == nil {
+			pids = append(pids, n)
+		}
+	}
+	return pids
+}
+
+// kib sums a line of smaps_rollup over processes.
+func kib(t *testing.T, pids []int, line string) (sum float64) {
+	t.Helper()
+	for _, pid := range pids {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for l := range strings.Lines(string(text)) {
+			if f := strings.Fields(l); len(f) == 3 && f[0] == line {
+				n, _ := strconv.ParseFloat(f[1], 64)
+				sum += n
+			}
+		}
+	}
+	return sum
+}
+
+// cpuTime is how long processes have run, in seconds, from the scheduler's own count in nanoseconds.
+func cpuTime(t *testing.T, pids []int) (sum float64) {
+	t.Helper()
+	for _, pid := range pids {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+		for _, task := range tasks {
+			text, err := os.ReadFile(task)
+			if f := strings.Fields(string(text)); err == nil && len(f) > 0 {
+				n, _ := strconv.ParseFloat(f[0], 64)
+				sum += n / 1e9
+			}
+		}
+	}
+	return sum
 }
 
 // benchFar is a server on the box: it sends as many bytes as it is asked for, and echoes on "echo".

@@ -27,11 +27,11 @@ type want struct {
 
 func (w *want) flags(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&w.model, "model", "", "`MODEL` to serve: auto, an Ollama tag, a name of rlca models")
+	f.StringVar(&w.model, "model", "", "`MODEL` to serve: auto, an Ollama tag, a file on the box, a repository of Hugging Face")
 	f.StringVar(&w.quant, "quant", "", "`QUANT`ization, as Q4_K_M")
 	f.StringVar(&w.context, "context", "", "`TOKENS` per request, as 65536 or 64k; 0 is the most that fits")
 	f.IntVar(&w.parallel, "parallel", 0, "`N` requests at once")
-	f.StringVar(&w.engine, "engine", "", "`ENGINE`: auto, ollama, or none for the link and the port alone")
+	f.StringVar(&w.engine, "engine", "", "`ENGINE`: auto, ollama, llama-server, vllm, or none for the link and the port alone")
 	f.IntVar(&w.port, "port", 0, "local `PORT` on 127.0.0.1")
 	f.BoolVar(&w.acceptNew, "accept-new", false, "take the key of a host that is not known yet")
 	f.BoolVar(&w.asJSON, "json", false, "the answer as JSON")
@@ -43,7 +43,10 @@ func (a *app) wanted(c *cobra.Command, host string, w want) (instance.Request, e
 	if err != nil {
 		return req, err
 	}
-	return req, w.lay(c, &req)
+	if err := w.lay(c, &req); err != nil {
+		return req, err
+	}
+	return req, a.withWorkers(&req)
 }
 
 // lay puts the flags that were given over the profile.
@@ -72,6 +75,7 @@ func (w *want) lay(c *cobra.Command, req *instance.Request) error {
 		p.Forward.Listen = fmt.Sprintf("127.0.0.1:%d", w.port)
 	}
 	req.Quant, req.MayPull, req.Force, req.AcceptNew = w.quant, w.yes, w.force, w.acceptNew
+	req.MayReplace = w.yes
 	check := *p // what the profile's own rules do not have: user@host as it was typed, and port 0 for any that is free
 	check.Host = "host"
 	if w.port == 0 && set("port") {
@@ -101,7 +105,7 @@ HOST is a profile, a name of ssh_config, user@host[:port], or local: this machin
 		},
 	}
 	w.flags(c)
-	c.Flags().BoolVar(&w.yes, "yes", false, "download the model on the box if it is not there")
+	c.Flags().BoolVar(&w.yes, "yes", false, "download the model on the box if it is not there, and start an engine of rlca's anew although somebody else may use it")
 	c.Flags().BoolVar(&w.force, "force", false, "start a model that does not fit")
 	c.Flags().BoolVar(&foreground, "foreground", false, "stay in this terminal until Ctrl-C")
 	return c
@@ -111,6 +115,9 @@ HOST is a profile, a name of ssh_config, user@host[:port], or local: this machin
 func (a *app) connect(req instance.Request, foreground, asJSON bool) error {
 	client, err := a.client()
 	if err != nil {
+		return err
+	}
+	if req.Laptop, err = client.Paths.Laptop(); err != nil {
 		return err
 	}
 	ended := make(chan error, 1)
@@ -238,9 +245,20 @@ func profileName(host string) string {
 func (a *app) human(req *instance.Request, err error) (again bool, _ error) {
 	var unknown *tunnel.UnknownHostKeyError
 	var phrase *tunnel.PassphraseError
+	var secret *tunnel.SecretError
 	var missing *remote.ModelMissingError
 	var short *fit.ShortfallError
+	var none *remote.NotInstalledError
+	var busy *remote.InUseError
+	if !errors.As(err, &secret) {
+		req.Spend() // whatever it was, the login is over
+	}
 	switch {
+	case secret != nil:
+		if !a.answer(req, secret) {
+			return false, err
+		}
+		return true, nil
 	case errors.As(err, &unknown) && unknown.MayAsk():
 		if !a.canAsk() {
 			return false, err
@@ -263,11 +281,26 @@ func (a *app) human(req *instance.Request, err error) (again bool, _ error) {
 		}
 		req.Passphrases[phrase.File] = string(p)
 		return true, nil
+	case errors.As(err, &none) && none.Engine == "vLLM" && req.Profile.Engine.Install == "ask":
+		return a.installVLLM(req, err)
 	case errors.As(err, &missing) && !req.MayPull:
+		if len(missing.Known) > 0 {
+			a.talk.say("rlca knows no %s; did you mean %s?", missing.Model, strings.Join(missing.Known, " or "))
+		}
 		if !a.yes(missing.Model + " is not on the box" + sizeOf(missing) + ": download it there?") {
 			return false, err
 		}
 		req.MayPull = true
+		return true, nil
+	case errors.As(err, &busy) && !req.MayReplace:
+		if !a.canAsk() {
+			return false, err
+		}
+		a.talk.say("%s on %s of the box serves %s, and %s", busy.Engine, busy.Address, busy.Serves, busy.Users())
+		if !a.yes("start it anew with " + busy.Want + "? Whoever uses it loses it") {
+			return false, err
+		}
+		req.MayReplace = true
 		return true, nil
 	case errors.As(err, &short) && req.Force && !req.Forced:
 		a.talk.say("%v", err)
@@ -281,6 +314,41 @@ func (a *app) human(req *instance.Request, err error) (again bool, _ error) {
 	return false, err
 }
 
+// answer asks what the box asks. It is false when nobody can be asked, or nothing new is said.
+func (a *app) answer(req *instance.Request, e *tunnel.SecretError) bool {
+	if !a.canAsk() {
+		return false
+	}
+	if e.Wrong {
+		a.talk.say("%v", e)
+	}
+	fresh := false
+	for i, q := range e.Questions {
+		if q.Instruction != "" && i == 0 {
+			a.talk.say("%s says: %s", q.Host, q.Instruction)
+		}
+		text, ok := a.answerOne(q)
+		if !ok {
+			return false
+		}
+		fresh = req.Say(q, text) || fresh
+	}
+	return fresh
+}
+
+// answerOne puts one question, with the name of who asks before the box's own words.
+func (a *app) answerOne(q tunnel.Question) (text string, ok bool) {
+	question := "(" + q.User + "@" + q.Host + ") " + q.Prompt
+	if q.Prompt == "" {
+		question = "password of " + q.User + "@" + q.Host + ":"
+	}
+	if q.Echo {
+		return a.ask(question)
+	}
+	b := a.secret(question)
+	return string(b), len(b) > 0
+}
+
 func sizeOf(m *remote.ModelMissingError) string {
 	if m.Bytes <= 0 {
 		return ""
@@ -289,10 +357,13 @@ func sizeOf(m *remote.ModelMissingError) string {
 }
 
 func (a *app) disconnectCmd() *cobra.Command {
-	var stopEngine bool
+	var stopEngine, uninstall bool
 	c := &cobra.Command{
 		Use: "disconnect [HOST]", Short: "close the port and the link; --stop-engine also stops the engine if rlca started it", Args: cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(_ *cobra.Command, args []string) (failed error) {
+			if uninstall && !stopEngine {
+				return usagef("--uninstall goes with --stop-engine: an engine that runs cannot be removed")
+			}
 			client, err := a.client()
 			if err != nil {
 				return err
@@ -300,6 +371,13 @@ func (a *app) disconnectCmd() *cobra.Command {
 			host, err := a.onlyHost(args)
 			if err != nil {
 				return err
+			}
+			if uninstall {
+				defer func() {
+					if failed == nil {
+						failed = a.uninstall(host)
+					}
+				}()
 			}
 			closed, err := client.Disconnect(a.ctx, host, stopEngine)
 			var gone *supervisor.NotConnectedError
@@ -317,6 +395,7 @@ func (a *app) disconnectCmd() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&stopEngine, "stop-engine", false, "also stop the engine on the box, if rlca started it")
+	c.Flags().BoolVar(&uninstall, "uninstall", false, "with --stop-engine: also remove the vLLM that rlca installed there")
 	return c
 }
 
@@ -334,6 +413,9 @@ func (a *app) sayClosed(c *supervisor.Closed) {
 func (a *app) stopEngine(host string) error {
 	req, err := a.request(host)
 	if err != nil {
+		return err
+	}
+	if err := a.withWorkers(&req); err != nil {
 		return err
 	}
 	stopped, err := instance.StopEngine(a.ctx, req, nil)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"net"
@@ -40,6 +41,8 @@ type laptop struct {
 	env  []string
 	run  string
 	dir  string
+	// limit is how long one command may take, two minutes if zero.
+	limit time.Duration
 }
 
 func newLaptop(t testing.TB) *laptop {
@@ -82,7 +85,7 @@ func newLaptop(t testing.TB) *laptop {
 // rlca runs one command and returns its streams and exit code.
 func (l *laptop) rlca(args ...string) (stdout, stderr string, code int) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(l.limit, 2*time.Minute))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, l.path, args...)
 	cmd.Env, cmd.Dir = l.env, l.dir

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"rlca/internal/fit"
+	"rlca/internal/harness"
 	"rlca/internal/instance"
 	"rlca/internal/supervisor"
 	"rlca/profiles"
@@ -70,6 +71,8 @@ func adviseOn(err error) advice {
 		changed   *tunnel.ChangedHostKeyError
 		revoked   *tunnel.RevokedHostKeyError
 		phrase    *tunnel.PassphraseError
+		secret    *tunnel.SecretError
+		openssh   *tunnel.OpenSSHError
 		auth      *tunnel.AuthError
 		config    *tunnel.ConfigError
 		noShell   *tunnel.NoShellError
@@ -81,7 +84,19 @@ func adviseOn(err error) advice {
 		install   *remote.NotInstalledError
 		missing   *remote.ModelMissingError
 		pull      *remote.PullError
+		other     *remote.ServesOtherError
+		remove    *remote.RemoveError
+		unasked   *unaskedError
+		idle      *remote.NotRunningError
+		busy      *remote.InUseError
+		cluster   *remote.ClusterError
+		start     *remote.StartError
 		offline   *supervisor.NotConnectedError
+		noHarness *harness.UnknownError
+		noProgram *harness.NotInstalledError
+		dialect   *harness.DialectError
+		unwired   *harness.NotWiredError
+		parse     *harness.ParseError
 	)
 	var said *silent
 	switch {
@@ -124,6 +139,20 @@ func adviseOn(err error) advice {
 		return advice{code: exitHuman, hints: []string{"the key is marked @revoked: do not connect before the box has a new one"}}
 	case errors.As(err, &phrase):
 		return advice{code: exitHuman, hints: []string{"put the key into the agent: ssh-add " + phrase.File}}
+	case errors.As(err, &openssh): // it will ask, or say more
+		return advice{code: exitHuman, hints: []string{"log in once with ssh itself: ssh " + openssh.Host}}
+	case errors.As(err, &secret):
+		adv := advice{code: exitHuman, hints: []string{
+			"on a terminal rlca asks for it: rlca connect HOST",
+			fmt.Sprintf("or log in with a key: ssh-copy-id %s@%s", secret.User, secret.Host),
+		}}
+		if len(secret.Right) > 0 { // the key is there already
+			adv.hints = adv.hints[:1]
+		}
+		if len(secret.Tried) > 0 && !secret.Wrong {
+			adv.facts = append(adv.facts, "tried: "+strings.Join(secret.Tried, ", "))
+		}
+		return adv
 	case errors.As(err, &auth):
 		adv := advice{code: exitHuman}
 		if len(auth.Tried) > 0 {
@@ -160,19 +189,57 @@ func adviseOn(err error) advice {
 		adv.hints = append(adv.hints, "what would fit: rlca models HOST", "or by size: rlca fit --memory 32GB --params 30 --bits 4")
 		return adv
 	case errors.As(err, &install):
+		how := map[string]string{
+			"Ollama":                   "install it there: curl -fsSL https://ollama.com/install.sh | sh   (needs sudo; on a Mac: brew install ollama; on Windows, in PowerShell: irm https://ollama.com/install.ps1 | iex)",
+			"llama-server":             "install it there: a release of llama.cpp, or on a Mac: brew install llama.cpp",
+			"OpenAI-compatible server": "start it there, or have rlca start one: --engine ollama",
+			"vLLM":                     "install it there: python3 -m venv ~/.rlca/vllm && ~/.rlca/vllm/bin/pip install vllm   (Linux, about 10 GB)",
+		}[install.Engine]
 		return advice{code: exitFailed, plain: []string{"nothing was changed on the box"}, hints: []string{
-			"install it there: curl -fsSL https://ollama.com/install.sh | sh   (needs sudo; on a Mac: brew install ollama)",
-			"or serve with what is there: --engine none and [engine] address in the profile",
+			how, "or serve with what is there: --engine none and [engine] address in the profile",
 		}}
 	case errors.As(err, &missing):
 		adv := advice{code: exitHuman}
+		if strings.HasPrefix(missing.Model, "/") || strings.HasPrefix(missing.Model, "~") { // a path: nobody has it to download
+			adv.code = exitFailed
+			if len(missing.Near) > 0 {
+				adv.hints = append(adv.hints, "there are: "+strings.Join(missing.Near, ", "))
+			}
+			return adv
+		}
+		if len(missing.Known) > 0 {
+			adv.hints = append(adv.hints, "did you mean "+strings.Join(missing.Known, " or ")+"?")
+		}
 		if len(missing.Near) > 0 {
 			adv.hints = append(adv.hints, "on the box: "+strings.Join(missing.Near, ", "))
 		}
-		adv.hints = append(adv.hints, "to download it on the box: the same command with --yes")
+		adv.hints = append(adv.hints, "to download it on the box: rlca connect HOST --model "+missing.Model+" --yes")
 		return adv
 	case errors.As(err, &pull):
 		return advice{code: exitFailed, hints: pullHints(pull)}
+	case errors.As(err, &remove):
+		return advice{code: exitFailed, hints: removeHints(remove)}
+	case errors.As(err, &unasked):
+		return advice{code: exitHuman, hints: []string{unasked.hint}}
+	case errors.As(err, &idle):
+		return advice{code: exitFailed, hints: []string{"start it: rlca connect HOST, or on the box by its own means"}}
+	case errors.As(err, &other):
+		first, _, _ := strings.Cut(other.Serves, ", ") // of several
+		return advice{code: exitFailed, hints: []string{"take what it serves: --model " + first, "or have rlca start another beside it: [engine] address = \"127.0.0.1:PORT\" in the profile"}}
+	case errors.As(err, &busy):
+		return advice{code: exitHuman, hints: []string{
+			"take what it serves: --model and --context as it has them",
+			"or take it away from whoever uses it: --yes",
+		}}
+	case errors.As(err, &cluster):
+		if cluster.Remedy != "" {
+			return advice{code: exitFailed, hints: []string{cluster.Remedy}}
+		}
+		return advice{code: exitFailed, hints: []string{"rlca logs HOST --engine", "rlca probe " + cluster.Node}}
+	case errors.As(err, &start):
+		return advice{code: exitFailed, hints: startHints(start)}
+	case errors.As(err, &noHarness), errors.As(err, &noProgram), errors.As(err, &dialect), errors.As(err, &unwired), errors.As(err, &parse):
+		return harnessAdvice(noHarness, noProgram, dialect, unwired)
 	case errors.As(err, &offline), errors.Is(err, supervisor.ErrNotRunning):
 		return advice{code: exitFailed, hints: []string{"rlca connect HOST"}}
 	}
@@ -191,6 +258,21 @@ func dialHints(e *tunnel.DialError) []string {
 	return nil
 }
 
+// startHints are what can be done about an engine that did not come up.
+func startHints(e *remote.StartError) []string {
+	var hints []string
+	if e.Context > 0 {
+		hints = append(hints, fmt.Sprintf("a context that fits: --context %d", e.Context))
+	}
+	if e.Remedy != "" {
+		hints = append(hints, e.Remedy)
+	}
+	if len(hints) == 0 {
+		hints = append(hints, "rlca logs HOST --engine")
+	}
+	return hints
+}
+
 func pullHints(e *remote.PullError) []string {
 	switch e.Class {
 	case "name":
@@ -198,11 +280,15 @@ func pullHints(e *remote.PullError) []string {
 	case "version":
 		return []string{"the box's Ollama is too old for this model: update it there"}
 	case "space":
+		if e.Need > 0 {
+			return []string{fmt.Sprintf("it takes %s more on the box's disk, and %s are free: make room there, or set HF_HOME to a bigger disk", fit.Bytes(e.Need), fit.Bytes(e.Have))}
+		}
 		return []string{"free space on the box (ollama list, ollama rm MODEL), or move OLLAMA_MODELS to a bigger disk; what was downloaded is kept"}
 	case "network":
-		return []string{"the box could not reach the registry: check its network, DNS and HTTPS_PROXY; what was downloaded is kept"}
+		return []string{"the box could not reach where the model is published: check its network, DNS and HTTPS_PROXY; what was downloaded is kept"}
 	case "auth":
-		return []string{"the registry refused the box: the model may be private or its name wrong"}
+		return []string{"the registry refused the box: the model may be private or its name wrong",
+			"for a model of Hugging Face: accept its licence on its page, then log in on the box: hf auth login"}
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ var floors = map[string]int{
 var testRooms = map[string]bool{
 	"rlca/internal/box":      true, // rlca demo
 	"rlca/internal/peer":     false,
+	"rlca/internal/netlab":   false,
 	"rlca/remote/remotetest": false,
 }
 

@@ -18,7 +18,7 @@ import (
 var update = flag.Bool("update", false, "rewrite the golden files")
 
 // shape lists every key of a JSON value with the kind of its value, sorted: what others may rely on. Lists are told by
-// their first element, and maps of names by their keys.
+// all their elements, and maps of names by their keys.
 func shape(v any, at string, out map[string]bool) {
 	switch v := v.(type) {
 	case map[string]any:
@@ -27,8 +27,8 @@ func shape(v any, at string, out map[string]bool) {
 		}
 	case []any:
 		out[at+"[]"] = true
-		if len(v) > 0 {
-			shape(v[0], at+"[]", out)
+		for _, e := range v {
+			shape(e, at+"[]", out)
 		}
 	default:
 		out[at] = true
@@ -84,6 +84,7 @@ func TestJSON(t *testing.T) {
 		"env":      {"env"},
 		"resolved": {"profile", "show", "spark", "--resolved"},
 		"models":   {"models", "spark"},
+		"doctor":   {"doctor", "spark"},
 	} {
 		out, _ := l.must(append(append([]string{"-F", config}, args...), "--json")...)
 		var v any

@@ -66,7 +66,7 @@ Try it without a box: rlca demo`,
 	root.AddCommand(
 		a.connectCmd(), a.disconnectCmd(), a.statusCmd(),
 		a.probeCmd(), a.fitCmd(), a.planCmd(), a.modelsCmd(),
-		a.envCmd(), a.logsCmd(), a.trustCmd(), a.profileCmd(),
+		a.envCmd(), a.launchCmd(), a.wireCmd(), a.unwireCmd(), a.useCmd(), a.logsCmd(), a.doctorCmd(), a.trustCmd(), a.profileCmd(),
 		a.demoCmd(), a.versionCmd(), a.supervisorCmd(),
 	)
 	for _, c := range root.Commands() {
@@ -108,6 +108,15 @@ func (a *app) profiles() (profiles.Dir, error) {
 		}
 	}
 	return profiles.Dir(filepath.Join(dir, "profiles")), nil
+}
+
+// catalog is the user's own file of models; it need not be there.
+func (a *app) catalog() string {
+	dir, err := a.profiles()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(filepath.Dir(string(dir)), "catalog.toml")
 }
 
 func (a *app) paths() (supervisor.Paths, error) {
@@ -156,8 +165,11 @@ func (a *app) supervisorCmd() *cobra.Command {
 // request turns a host as typed into what is wanted of it: a profile of that name, or the defaults.
 func (a *app) request(host string) (instance.Request, error) {
 	req := instance.Request{
-		Name: host, Profile: profiles.Default(),
+		Name: host, Profile: profiles.Default(), Catalog: a.catalog(),
 		SSHConfig: a.sshConfig, OpenSSH: a.getenv("RLCA_OPENSSH"), AgentSocket: a.getenv("SSH_AUTH_SOCK"),
+	}
+	if p, err := a.paths(); err == nil {
+		req.Loads = p.Loads()
 	}
 	if a.sshConfig != "" && a.sshConfig != "none" {
 		abs, err := filepath.Abs(a.sshConfig)
@@ -193,6 +205,31 @@ func (a *app) request(host string) (instance.Request, error) {
 	}
 	req.Profile, req.HasProfile = *p, true
 	return req, nil
+}
+
+// withWorkers adds to a request the boxes that its profile's [cluster] names.
+func (a *app) withWorkers(req *instance.Request) error {
+	if len(req.Profile.Cluster.Workers) == 0 {
+		return nil
+	}
+	dir, err := a.profiles()
+	if err != nil {
+		return err
+	}
+	for _, name := range req.Profile.Cluster.Workers {
+		p, err := dir.Load(name)
+		var none *profiles.NotFoundError
+		switch {
+		case errors.As(err, &none):
+			return usagef("[cluster] of %s names %s, and there is no such profile: rlca profile add %s HOST", req.Name, name, name)
+		case err != nil:
+			return err
+		case name == req.Name || p.Host == req.Profile.Host && p.User == req.Profile.User && p.Port == req.Profile.Port:
+			return usagef("[cluster] of %s names %s, which is the same box", req.Name, name)
+		}
+		req.Workers = append(req.Workers, instance.Worker{Name: name, Profile: *p})
+	}
+	return nil
 }
 
 // json writes the answer of a --json flag.

@@ -54,6 +54,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"box": boxCmd, "engine": engineCmd, "freeport": freePortCmd, "hold": holdCmd, "chat": chatCmd,
+			"hub": hubCmd, "store": storeCmd, "studio": studioCmd,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "ollama" { // one that a box on this machine would find

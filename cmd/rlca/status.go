@@ -12,6 +12,7 @@ import (
 	"rlca/internal/fit"
 	"rlca/internal/instance"
 	"rlca/internal/supervisor"
+	"rlca/tunnel"
 )
 
 func (a *app) statusCmd() *cobra.Command {
@@ -108,15 +109,32 @@ func screen(st supervisor.Status, paint func(string) string) string {
 			fmt.Fprintf(&b, "  %-8s %-27s %s\n", key, left, right)
 		}
 		row("port", "http://"+h.Forward.Listen, traffic(h.Forward))
+		if to := h.Forward.LeadsTo; to != "" {
+			row("", "leads to "+to+" now", "back: rlca use "+h.Name)
+		}
 		if e := h.Engine; e != nil {
 			row("engine", titled(e.Name, e.Version), bind(e)+" · "+e.Origin)
 		}
 		if m := h.Model; m != nil {
 			row("model", strings.TrimSpace(m.Name+" "+m.Quant), fit.Tokens(m.Context)+" context")
 		}
+		if m := h.Meter; m != nil {
+			if s := speed(m); s != "" {
+				row("speed", s, "")
+			}
+			for _, w := range m.Warnings {
+				row("trouble", w.Message, "")
+			}
+		}
 		if m := h.Memory; m != nil {
 			if s := memoryLine(m); s != "" {
 				row("memory", s, "")
+			}
+			if m.Correction != nil {
+				row("", "the prediction is "+m.Correction.String(), "")
+			}
+			if m.Warning != "" {
+				row("trouble", m.Warning, "")
 			}
 		}
 		if h.State == "up" && h.LastError != "" {
@@ -134,6 +152,9 @@ func headline(h instance.Status, paint func(string) string) string {
 			parts = append(parts, h.LastError+" for "+ago(h.Since))
 		} else {
 			parts = append(parts, "for "+ago(h.Since))
+		}
+		if h.State == string(tunnel.NeedsYou) {
+			parts = append(parts, "then: rlca connect "+h.Name)
 		}
 		if h.Link != nil && h.Link.NextTry != nil {
 			parts = append(parts, "next try in "+instance.Span(time.Until(*h.Link.NextTry)))
@@ -173,7 +194,25 @@ func traffic(f instance.ForwardStatus) string {
 	if f.Reset > 0 {
 		line += fmt.Sprintf(" · %d cut", f.Reset)
 	}
+	if f.Refused > 0 {
+		line += fmt.Sprintf(" · %d kept out", f.Refused)
+	}
 	return line
+}
+
+// speed says how the model answered lately.
+func speed(m *instance.MeterStatus) string {
+	var parts []string
+	if m.TokensPerSecond > 0 {
+		parts = append(parts, fmt.Sprintf("%.3g tokens/s", m.TokensPerSecond))
+	}
+	if m.FirstTokenS > 0 {
+		parts = append(parts, "first token in "+instance.Span(time.Duration(m.FirstTokenS*float64(time.Second))))
+	}
+	if m.Used > 0 && m.Context > 0 {
+		parts = append(parts, fmt.Sprintf("%d of %s tokens of context used", m.Used, fit.Tokens(m.Context)))
+	}
+	return strings.Join(parts, " · ")
 }
 
 // titled is an engine with its version. A build from source calls itself 0.0.0, which says nothing.
@@ -199,12 +238,22 @@ func memoryLine(m *instance.MemoryStatus) string {
 	if m.ModelBytes != nil {
 		s := fmt.Sprintf("%s the model", fit.Bytes(*m.ModelBytes))
 		if m.PredictedBytes != nil {
-			s += fmt.Sprintf(" (predicted %s)", fit.Bytes(*m.PredictedBytes))
+			s += fmt.Sprintf(" (predicted %s", fit.Bytes(*m.PredictedBytes))
+			if m.Engine != nil {
+				s += fmt.Sprintf(", the engine's log says %s", fit.Bytes(m.Engine.TotalBytes))
+			}
+			if m.TookBytes != nil {
+				s += fmt.Sprintf(", the box has %s less", fit.Bytes(*m.TookBytes))
+			}
+			s += ")"
 		}
 		parts = append(parts, s)
 	}
 	if m.FreeBytes != nil && m.TotalBytes != nil {
 		parts = append(parts, fmt.Sprintf("%.1f of %s were free before", fit.Bytes(*m.FreeBytes).GiB(), fit.Bytes(*m.TotalBytes)))
+	}
+	if m.AvailableBytes != nil {
+		parts = append(parts, fmt.Sprintf("%.1f left now", fit.Bytes(*m.AvailableBytes).GiB()))
 	}
 	if m.SwapUsedBytes != nil {
 		parts = append(parts, "swap "+swap(*m.SwapUsedBytes))

@@ -98,7 +98,7 @@ func (t *talk) paint(word string) string {
 	switch word {
 	case "fits", "ready", "up", "ok":
 		code = "32"
-	case "tight", "waiting", "connecting", "warn":
+	case "tight", "waiting", "connecting", "offline", "warn":
 		code = "33"
 	case "does not fit", "needs you", "fail":
 		code = "31"

@@ -31,7 +31,8 @@ A key that has changed is never replaced by it.`,
 			if !errors.As(err, &unknown) {
 				var auth *tunnel.AuthError
 				var phrase *tunnel.PassphraseError
-				if err == nil || errors.As(err, &auth) || errors.As(err, &phrase) { // these come after the host key was accepted
+				var secret *tunnel.SecretError
+				if err == nil || errors.As(err, &auth) || errors.As(err, &phrase) || errors.As(err, &secret) { // these come after the host key was accepted
 					a.talk.say("the host key of %s is known already", args[0])
 					return nil
 				}
