@@ -1,4 +1,4 @@
-// Package peer finds the real programs that tests run against, and starts a private sshd.
+// Package peer finds the real programs that tests run against, and a real model, and starts a private sshd.
 //
 // A test that needs a peer which this machine does not have is skipped with a word; with CI=true it fails instead,
 // so that nothing is left out in silence.
@@ -8,10 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 )
 
-// Peer is a real program that tests run against.
+// Peer is a real program that tests run against, or a file that such a program reads.
 type Peer struct {
 	Name string
 	For  string // what it is for, one sentence
@@ -27,6 +29,20 @@ func Known() []Peer {
 		{"fish", "fish is a login shell that is not POSIX and greets."},
 		{"curl", "curl is what a box pulls a model with when it has it."},
 		{"tcsh", "tcsh is a login shell of the csh family, with quoting of its own."},
+		{"zsh", "zsh is a login shell that many have, and macOS's own."},
+		{"busybox", "busybox has the shell and the tools of small systems."},
+		{Model, "SmolLM2-135M is a real model, small enough for every machine: what it takes is compared with what was predicted."},
+	}
+}
+
+// Model is the peer that is a model: SmolLM2-135M-Instruct, Q4_1, as a GGUF file.
+const Model = "smollm2.gguf"
+
+// Optional are peers that not every machine can have. Without them a test is skipped, with CI=true too, and the last
+// line of `make test` says so.
+func Optional() []Peer {
+	return []Peer{
+		{"llama-server", "llama-server is llama.cpp's own engine, whose log is compared with what was predicted."},
 	}
 }
 
@@ -49,10 +65,17 @@ func Dir() string {
 // peerDir is read once, before a test changes HOME.
 var peerDir = Dir()
 
-// Find returns the path of a peer: from Dir, else from PATH, else from /usr/sbin.
+// Find returns the path of a peer: from Dir, else, if it is a program, from PATH, else from /usr/sbin.
 func Find(name string) (string, bool) { return find(peerDir, name) }
 
 func find(dir, name string) (string, bool) {
+	if strings.HasSuffix(name, ".gguf") {
+		path := filepath.Join(dir, name)
+		if info, err := os.Stat(path); dir == "" || err != nil || !info.Mode().IsRegular() {
+			return "", false
+		}
+		return path, true
+	}
 	var places []string
 	if dir != "" {
 		places = append(places, filepath.Join(dir, name))
@@ -66,11 +89,15 @@ func find(dir, name string) (string, bool) {
 	return "", false
 }
 
-// Need returns the path of a peer. Without it the test is skipped, or fails if CI=true.
+// Need returns the path of a peer. Without it the test is skipped, or fails if CI=true and the peer is not optional.
 func Need(t testing.TB, name string) string {
 	t.Helper()
 	p, ok := Find(name)
-	if !ok {
+	switch {
+	case ok:
+	case slices.ContainsFunc(Optional(), func(p Peer) bool { return p.Name == name }):
+		t.Skipf("%s is missing: make peers builds it where it can", name)
+	default:
 		missing(t, name+" is missing")
 	}
 	return p

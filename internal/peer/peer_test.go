@@ -28,6 +28,9 @@ func TestFind(t *testing.T) {
 	built := writeProgram(t, dir, "rlca-built")
 	writeProgram(t, path, "rlca-built")
 	installed := writeProgram(t, path, "rlca-installed")
+	if err := os.WriteFile(filepath.Join(dir, "rlca.gguf"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	t.Setenv("PATH", path)
 	for _, c := range []struct{ dir, name, want string }{
 		{dir, "rlca-built", built}, // what was built wins
@@ -35,6 +38,9 @@ func TestFind(t *testing.T) {
 		{"", "rlca-installed", installed},
 		{filepath.Join(dir, "none"), "rlca-installed", installed},
 		{dir, "rlca-neither", ""},
+		{dir, "rlca.gguf", filepath.Join(dir, "rlca.gguf")}, // a file, not a program
+		{path, "rlca.gguf", ""},
+		{"", "rlca.gguf", ""},
 	} {
 		if got, ok := find(c.dir, c.name); got != c.want || ok != (c.want != "") {
 			t.Errorf("find(%q, %q) = %q, %v, want %q", c.dir, c.name, got, ok, c.want)
@@ -84,25 +90,33 @@ func (f *fakeTB) Fatalf(format string, args ...any) {
 }
 
 func TestNeed(t *testing.T) {
-	for ci, want := range map[string]fakeTB{
-		"":     {skipped: "rlca-no-such-peer is missing: make peers"},
-		"true": {failed: "rlca-no-such-peer is missing, and CI must have it: make peers"},
+	saved := peerDir
+	t.Cleanup(func() { peerDir = saved })
+	dir := t.TempDir()
+	peerDir = ""
+	t.Setenv("PATH", dir)
+	for _, c := range []struct {
+		ci, name string
+		want     fakeTB
+	}{
+		{"", "rlca-no-such-peer", fakeTB{skipped: "rlca-no-such-peer is missing: make peers"}},
+		{"true", "rlca-no-such-peer", fakeTB{failed: "rlca-no-such-peer is missing, and CI must have it: make peers"}},
+		{"true", Model, fakeTB{failed: Model + " is missing, and CI must have it: make peers"}},
+		{"true", "llama-server", fakeTB{skipped: "llama-server is missing: make peers builds it where it can"}},
 	} {
-		t.Setenv("CI", ci)
+		t.Setenv("CI", c.ci)
 		var f fakeTB
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			Need(&f, "rlca-no-such-peer")
+			Need(&f, c.name)
 		}()
 		<-done
-		if f.skipped != want.skipped || f.failed != want.failed {
-			t.Errorf("with CI=%q: skipped %q, failed %q", ci, f.skipped, f.failed)
+		if f != c.want {
+			t.Errorf("%s with CI=%q: skipped %q, failed %q", c.name, c.ci, f.skipped, f.failed)
 		}
 	}
 	name := "rlca-here"
-	dir := t.TempDir()
-	t.Setenv("PATH", dir)
 	if want, got := writeProgram(t, dir, name), Need(t, name); got != want {
 		t.Errorf("Need = %q, want %q", got, want)
 	}
@@ -114,6 +128,8 @@ func TestMissing(t *testing.T) {
 		if _, ok := Find(p.Name); ok == slices.Contains(missing, p.Name) {
 			t.Errorf("%s: found %v, missing %v", p.Name, ok, missing)
 		}
+	}
+	for _, p := range append(Known(), Optional()...) {
 		if !strings.HasSuffix(p.For, ".") {
 			t.Errorf("%s: %q is no sentence", p.Name, p.For)
 		}

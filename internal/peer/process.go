@@ -14,6 +14,14 @@ type process struct {
 	name        string
 }
 
+// Descendants are the numbers of the processes below pid that still run, children before their own children.
+func Descendants(pid int) (pids []int) {
+	for _, p := range descendants(pid) {
+		pids = append(pids, p.pid)
+	}
+	return pids
+}
+
 // descendants are the processes below pid that still run, children before their own children.
 func descendants(pid int) []process {
 	children := map[int][]process{}

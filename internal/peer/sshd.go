@@ -17,7 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// SSHD is a private OpenSSH server on a free port of 127.0.0.1, with keys of its own. It works as root and as a plain
+// SSHD is a private OpenSSH server on a free port, with keys of its own. It works as root and as a plain
 // user, who then can log in as nobody else.
 type SSHD struct {
 	Addr       string // host:port
@@ -30,6 +30,7 @@ type SSHD struct {
 	Log        string        // what sshd writes, at LogLevel VERBOSE
 
 	t         testing.TB
+	place     Place
 	path, dir string
 	extra     []string
 	cmd       *exec.Cmd     // nil while it is stopped
@@ -39,11 +40,26 @@ type SSHD struct {
 // startLimit is how long sshd may take until it listens.
 const startLimit = 20 * time.Second
 
-// StartSSHD starts an sshd for the time of a test. extra are lines for its sshd_config; they win over its own lines,
-// and what follows a Match among them is the last of the file. Without sshd the test is skipped.
-func StartSSHD(t testing.TB, extra ...string) *SSHD {
+// Place is where an sshd runs. The zero value is this machine, and its loopback.
+type Place struct {
+	Host  string                // the address that it listens on
+	Start func(*exec.Cmd) error // starts a command there
+}
+
+// StartSSHD starts an sshd on this machine for the time of a test. extra are lines for its sshd_config; they win over
+// its own lines, and what follows a Match among them is the last of the file. Without sshd the test is skipped.
+func StartSSHD(t testing.TB, extra ...string) *SSHD { return Place{}.StartSSHD(t, extra...) }
+
+// StartSSHD starts an sshd in a place.
+func (p Place) StartSSHD(t testing.TB, extra ...string) *SSHD {
 	t.Helper()
-	s := &SSHD{t: t, path: Need(t, "sshd"), dir: t.TempDir(), extra: extra}
+	if p.Host == "" {
+		p.Host = "127.0.0.1"
+	}
+	if p.Start == nil {
+		p.Start = (*exec.Cmd).Start
+	}
+	s := &SSHD{t: t, place: p, path: Need(t, "sshd"), dir: t.TempDir(), extra: extra}
 	u, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
@@ -82,15 +98,15 @@ func (s *SSHD) write(name, text string) {
 // configure writes the server's and the client's configuration.
 func (s *SSHD) configure(port, pam string) {
 	s.t.Helper()
-	s.Port, s.Addr = port, net.JoinHostPort("127.0.0.1", port)
-	s.write("known_hosts", fmt.Sprintf("[127.0.0.1]:%s %s", port, ssh.MarshalAuthorizedKey(s.HostKey)))
-	s.write("ssh_config", fmt.Sprintf("Host box\n  HostName 127.0.0.1\n  Port %s\n  User %s\n  IdentityFile %s\n  IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile %s\n  GlobalKnownHostsFile /dev/null\n",
-		port, s.User, s.Key, s.KnownHosts))
+	s.Port, s.Addr = port, net.JoinHostPort(s.place.Host, port)
+	s.write("known_hosts", fmt.Sprintf("[%s]:%s %s", s.place.Host, port, ssh.MarshalAuthorizedKey(s.HostKey)))
+	s.write("ssh_config", fmt.Sprintf("Host box\n  HostName %s\n  Port %s\n  User %s\n  IdentityFile %s\n  IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile %s\n  GlobalKnownHostsFile /dev/null\n",
+		s.place.Host, port, s.User, s.Key, s.KnownHosts))
 
 	own := []string{
-		"Port " + port, "ListenAddress 127.0.0.1", "HostKey " + s.file("host"), "AuthorizedKeysFile " + s.file("authorized"),
+		"Port " + port, "ListenAddress " + s.place.Host, "HostKey " + s.file("host"), "AuthorizedKeysFile " + s.file("authorized"),
 		"PidFile " + s.file("pid"), "StrictModes no", "PermitRootLogin yes", "UsePAM " + pam, "PasswordAuthentication no",
-		"KbdInteractiveAuthentication no", "PrintMotd no", "MaxStartups 100", "LogLevel VERBOSE",
+		"KbdInteractiveAuthentication no", "PrintMotd no", "MaxStartups 200", "LogLevel VERBOSE",
 	}
 	// Since 9.8 an address whose logins fail is kept out for a while: all tests come from the same one.
 	const patient = "PerSourcePenalties no"
@@ -139,7 +155,7 @@ func (s *SSHD) start() error {
 	defer said.Close()
 	cmd := exec.Command(s.path, "-D", "-f", s.file("sshd_config"), "-E", s.Log)
 	cmd.Stdout, cmd.Stderr = said, said
-	if err := cmd.Start(); err != nil {
+	if err := s.place.Start(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", s.path, err)
 	}
 	done := make(chan struct{})
