@@ -175,6 +175,9 @@ func (h *fetcher) fetch(ctx context.Context, j *journal, want Repo, progress fun
 			} else if ours {
 				delete(j.pulls, name)
 			}
+			if p.class == "gone" && try < 2 {
+				continue // a launch whose answer was lost took it, and has ended already
+			}
 			if !p.success {
 				return nil, want.failure(p.class, p.status, p.reason, p.failure, token != "")
 			}
@@ -226,7 +229,11 @@ func (h *fetcher) begin(ctx context.Context, j *journal, want Repo, token string
 	name := want.job()
 	for pause, try := h.poll, 0; ; pause, try = min(2*pause, hubPatience), try+1 {
 		mark := nonce()
-		s, err := h.look(ctx, want, name, mark, token)
+		var s *hubFacts
+		err := h.lasting(ctx, h.poll, func() (err error) {
+			s, err = h.look(ctx, want, name, mark, token)
+			return err
+		})
 		if errors.As(err, new(*PullError)) {
 			return nil, err // it says so itself
 		}
@@ -263,8 +270,12 @@ func (h *fetcher) begin(ctx context.Context, j *journal, want Repo, token string
 func (h *fetcher) start(ctx context.Context, j *journal, want Repo, mark, token string, s *hubFacts, list string) (*begun, error) {
 	name := want.job()
 	l, err := func() (*launched, error) {
-		a, err := h.scriptFor(ctx, hubLimit, assign("name", name, "mark", mark, "key", token, "repo", s.cache)+
-			fmt.Sprintf(hubStage, mark, list))
+		var a *answer
+		err := h.lasting(ctx, h.poll, func() (err error) {
+			a, err = h.scriptFor(ctx, hubLimit, assign("name", name, "mark", mark, "key", token, "repo", s.cache)+
+				fmt.Sprintf(hubStage, mark, list))
+			return err
+		})
 		switch {
 		case err != nil:
 			return nil, err
@@ -274,10 +285,15 @@ func (h *fetcher) start(ctx context.Context, j *journal, want Repo, mark, token 
 			return nil, fmt.Errorf("write to ~/.rlca on the box: %s", strings.Join(a.lines["noise"], " · "))
 		}
 		j.pulling(name, mark) // before it is: a cut can come at any time
-		return h.launch(ctx, mark, job{
-			name: name, log: name + ".log", fresh: true,
-			argv: []string{"/bin/sh", "-c", hubShell + hubLoop, "rlca-hub", name, mark, strconv.Itoa(int(h.stall / time.Second))},
+		var l *launched
+		err = h.lasting(ctx, h.poll, func() (err error) {
+			l, err = h.launch(ctx, mark, job{
+				name: name, log: name + ".log", fresh: true,
+				argv: []string{"/bin/sh", "-c", hubShell + hubLoop, "rlca-hub", name, mark, strconv.Itoa(int(h.stall / time.Second))},
+			})
+			return err
 		})
+		return l, err
 	}()
 	if err != nil || !l.ours { // nobody will take up what was left for the launch
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)

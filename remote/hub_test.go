@@ -404,6 +404,50 @@ func TestHubFollow(t *testing.T) {
 	hubWhole(t, hubFolder(acc), files, checkpointNames)
 }
 
+// The link is lost once, at any script, before it ran or after: nobody notices, and nothing is fetched twice.
+func TestHubLostOnce(t *testing.T) {
+	for at := 1; at <= 5; at++ {
+		for _, ran := range []bool{false, true} {
+			t.Run(fmt.Sprintf("script %d, ran %t", at, ran), func(t *testing.T) {
+				t.Parallel()
+				files := checkpointFiles(300_000)
+				hub := remotetest.StartHub(t, "org/name", files...)
+				acc, f := hubBox(t, hub)
+				scripts := 0
+				f.box.Run = func(ctx context.Context, script string) ([]byte, error) {
+					if scripts++; scripts != at {
+						return acc.Run(ctx, script)
+					}
+					if ran {
+						out, err := acc.Run(ctx, script)
+						if err != nil {
+							return out, err
+						}
+						if at == 3 { // the launch: let it end before it is asked for again
+							for range 200 {
+								if len(marked(t, acc)) == 0 {
+									break
+								}
+								time.Sleep(50 * time.Millisecond)
+							}
+						}
+					}
+					return nil, errors.New("the link is lost")
+				}
+				s, err := f.fetch(t.Context(), &journal{}, Repo{Name: "org/name"}, bar(t, nil))
+				if err != nil || s.Bytes != 450_000 || scripts < at {
+					t.Fatalf("%+v, %v after %d scripts", s, err, scripts)
+				}
+				hubWhole(t, hubFolder(acc), files, checkpointNames)
+				if n := len(hub.Ranges()); n != 3 {
+					t.Errorf("%d transfers of 3 large files", n)
+				}
+				hubLeft(t, acc)
+			})
+		}
+	}
+}
+
 // Laptops that begin at once get one download.
 func TestHubTwo(t *testing.T) {
 	t.Parallel()

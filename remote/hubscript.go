@@ -243,7 +243,7 @@ fail() {
   return 1
 }
 over() { [ -e "$D/$n.full" ] || grep -q '^end ' "$D/$n.log" 2>/dev/null; }
-mv -f "$D/$n.$m.list" "$list" || { fail other "its list is gone"; exit 1; }
+mv -f "$D/$n.$m.list" "$list" || { fail gone "its list is gone"; exit 1; }
 trap 'rm -f "$list"' EXIT; trap 'exit 1' HUP INT TERM
 tools || { fail other "there is neither curl nor python3 to download with"; exit 1; }
 ref=

@@ -85,6 +85,32 @@ func TestFollowThroughLostLinks(t *testing.T) {
 	})
 }
 
+// A launch whose script was cut is asked for again under the same mark, so that one that did begin is found as ours.
+func TestPullLaunchIsLostOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var marks []string
+		o := NewOllama(saying(func(s string) (string, error) {
+			if m := regexp.MustCompile(`RLCA_OWNER=(rlca[0-9a-f]+)`).FindStringSubmatch(s); m != nil {
+				if marks = append(marks, m[1]); len(marks) == 1 {
+					return "", errors.New("connection lost")
+				}
+				return "N pid=7\nN mark=" + m[1], nil
+			}
+			if strings.Contains(s, "from=0") {
+				return "N alive=1\nN raw:new=21\n" + `{"status":"success"}` + "\n", nil
+			}
+			return "", nil
+		}), "")
+		var j journal
+		if err := o.pullOnBox(t.Context(), &j, "127.0.0.1:11434", "m", func(Progress) {}); err != nil || len(j.pulls) != 0 {
+			t.Errorf("pull = %v, the journal has %v", err, j.pulls)
+		}
+		if len(marks) != 2 || marks[0] != marks[1] {
+			t.Errorf("launched under %q", marks)
+		}
+	})
+}
+
 // What is held from here is given up when nothing ever came, and stops at once with ctx.
 func TestHeldPullGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

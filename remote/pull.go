@@ -91,10 +91,14 @@ func (o *Ollama) pullOnBox(ctx context.Context, j *journal, addr, model string, 
 		mark := nonce()
 		j.pulling(name, mark)
 		loop := fmt.Sprintf(loopScript, endingPattern(), barrenLimit, barrenAtFirst)
-		l, err := o.launch(ctx, mark, job{
-			name: name, address: addr, log: name + ".ndjson", fresh: true,
-			argv: []string{"/bin/sh", "-c", `f=$HOME/.rlca/$1; shift; rm -f "${f%.ndjson}.full"; exec /bin/sh -c "$3" rlca-pull "$f" "$1" "$2"`,
-				"sh", name + ".ndjson", "http://" + addr + "/api/pull", string(body), loop},
+		var l *launched
+		err := o.lasting(ctx, o.poll, func() (err error) {
+			l, err = o.launch(ctx, mark, job{
+				name: name, address: addr, log: name + ".ndjson", fresh: true,
+				argv: []string{"/bin/sh", "-c", `f=$HOME/.rlca/$1; shift; rm -f "${f%.ndjson}.full"; exec /bin/sh -c "$3" rlca-pull "$f" "$1" "$2"`,
+					"sh", name + ".ndjson", "http://" + addr + "/api/pull", string(body), loop},
+			})
+			return err
 		})
 		if err != nil {
 			return fmt.Errorf("pull %s on the box: %w", model, err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -217,11 +218,33 @@ func (h *host) scriptFor(ctx context.Context, limit time.Duration, body string) 
 	}
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("run a script on the box: %w", err)
+		return nil, &unheardError{fmt.Errorf("run a script on the box: %w", err)}
 	case a.get("begin") == "":
 		return nil, fmt.Errorf("run a script on the box: it has no POSIX shell that answers; it said %q", clean(string(out[:min(len(out), textLimit)])))
 	}
-	return nil, fmt.Errorf("run a script on the box: it ended half way: %s", strings.Join(a.lines["noise"], " · "))
+	return nil, &unheardError{fmt.Errorf("run a script on the box: it ended half way: %s", strings.Join(a.lines["noise"], " · "))}
+}
+
+// unheardError says that a script ran to no end that was heard: not at all, or in part, or its answer was lost with the link.
+type unheardError struct{ error }
+
+func (e *unheardError) Unwrap() error { return e.error }
+
+// lasting calls do, whose scripts may be run twice, until the box was heard or has not been lostLimit times in a row: the
+// link may have gone, and the next script waits for it.
+func (h *host) lasting(ctx context.Context, pause time.Duration, do func() error) error {
+	for lost := 1; ; lost++ {
+		err := do()
+		if !errors.As(err, new(*unheardError)) || lost >= lostLimit {
+			return err
+		}
+		h.log.Debug("no word from the box, once more", "err", err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
 }
 
 // parseAnswer reads the output of a script with this nonce. Any input is fine; what is not ours is noise.
