@@ -141,7 +141,11 @@ func (a *app) client() (*supervisor.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find rlca itself: %w", err)
 	}
-	return &supervisor.Client{Paths: p, Version: version, Command: []string{exe, "supervisor", "--state-dir", p.State}}, nil
+	command := []string{exe, "supervisor"}
+	if a.stateDir != "" || a.getenv("RLCA_STATE_DIR") != "" { // else it finds the same folders itself, one of which is not below the other
+		command = append(command, "--state-dir", p.State)
+	}
+	return &supervisor.Client{Paths: p, Version: version, Command: command}, nil
 }
 
 // supervisorCmd is what connect starts in the background. It is not for people.

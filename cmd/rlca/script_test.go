@@ -40,10 +40,12 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			e.Defer(func() { // a script that failed leaves its supervisor
-				c := &supervisor.Client{Paths: supervisor.Paths{State: run, Run: filepath.Join(run, "run")}}
-				if st, err := c.Status(context.Background()); err == nil {
-					for _, h := range st.Hosts {
-						c.Disconnect(context.Background(), h.Name, false)
+				for _, dir := range []string{"run", "rlca"} { // below a state folder, or a runtime folder
+					c := &supervisor.Client{Paths: supervisor.Paths{State: run, Run: filepath.Join(run, dir)}}
+					if st, err := c.Status(context.Background()); err == nil {
+						for _, h := range st.Hosts {
+							c.Disconnect(context.Background(), h.Name, false)
+						}
 					}
 				}
 				os.RemoveAll(run)
