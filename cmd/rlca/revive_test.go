@@ -59,14 +59,11 @@ func engineComesBack(t *testing.T, mode string) {
 	if second := b.pid(); second == first || second == 0 {
 		t.Errorf("process %d after %d", second, first)
 	}
-	var st supervisor.Status
-	out, _ := u.must("status", "--json")
-	if err := json.Unmarshal([]byte(out), &st); err != nil {
-		t.Fatal(err)
-	}
-	if h := st.Hosts[0]; h.LastError != "" || h.Link.Reconnects != 0 {
-		t.Errorf("status: %s", out)
-	}
+	eventually(t, "the status has nothing to say of it any more", func() bool { // it answers before all is looked at
+		var st supervisor.Status
+		out, _ := u.must("status", "--json")
+		return json.Unmarshal([]byte(out), &st) == nil && st.Hosts[0].LastError == "" && st.Hosts[0].Link.Reconnects == 0
+	})
 	logs, _ := u.must("logs", "box")
 	if !strings.Contains(logs, "has ended") {
 		t.Errorf("the log does not tell it:\n%s", logs)
@@ -98,6 +95,20 @@ func TestWatchdogIsTold(t *testing.T) {
 	})
 	if text, err := ask(ctx, u.url, "scripted", "hello"); err == nil {
 		t.Errorf("it was started again, and says %q", text)
+	}
+	b.sshd.KillConnections() // nor when the link comes back
+	eventually(t, "the link is back, and the status tells of the watchdog still", func() bool {
+		out, _ := u.must("status", "--json")
+		return json.Unmarshal([]byte(out), &st) == nil && st.Hosts[0].Link.Reconnects == 1 && st.Hosts[0].Link.State == "up"
+	})
+	for range 10 { // what it would do then it would do at once
+		if text, err := ask(ctx, u.url, "scripted", "hello"); err == nil {
+			t.Fatalf("it was started again when the link came back, and says %q", text)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if out, _ := u.must("status", "--json"); !strings.Contains(out, "the memory watchdog on the box ended it") {
+		t.Errorf("status: %s", out)
 	}
 	u.must(b.args("disconnect", "box", "--stop-engine")...)
 	nothingLeft(t, u.laptop, b.home)

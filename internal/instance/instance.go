@@ -515,7 +515,7 @@ func (i *Instance) undo() (undone, left []string) {
 }
 
 // attend looks after the engine each time the link has come back: one that rlca started and that is gone, because
-// the box was restarted, is started again.
+// the box was restarted, is started again. One that took too much memory is not.
 func (i *Instance) attend(ctx context.Context) {
 	i.mu.Lock()
 	link, survey := i.link, i.survey
@@ -526,7 +526,11 @@ func (i *Instance) attend(ctx context.Context) {
 		// A quick loss and return may fall between two looks: only the count tells.
 		if st := link.Status(); st.State == tunnel.Up && st.Reconnects != healed {
 			healed = st.Reconnects
-			i.note(i.revive(ctx, survey))
+			if err := i.watchdogged(ctx, survey); err != nil {
+				i.note(err)
+			} else {
+				i.note(i.revive(ctx, survey))
+			}
 		}
 		select {
 		case <-changed:
@@ -590,6 +594,22 @@ func (i *Instance) tend(ctx context.Context, s *Survey) {
 		i.log.Info("the engine is back", "after", down)
 		i.note(nil)
 	}
+}
+
+// watchdogged is how the engine ended if the memory watchdog on the box ended it, else nil.
+func (i *Instance) watchdogged(ctx context.Context, s *Survey) error {
+	engine, ok := s.Engine.(fallible)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, tendLimit)
+	defer cancel()
+	down := engine.Down(ctx)
+	var ended *remote.EndedError
+	if errors.As(down, &ended) && ended.Watchdog {
+		return down
+	}
+	return nil
 }
 
 func (i *Instance) note(err error) {
