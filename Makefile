@@ -87,4 +87,4 @@ help:
 		'make fuzz    every fuzz target for FUZZTIME (60s)' \
 		'make build   bin/rlca' \
 		'make cross   dist/ for linux, darwin, windows on amd64 and arm64' \
-		'make peers   installs or builds the real peers of the tests (Debian, root): sshd, Ollama, llama-server, SmolLM2-135M, autossh, fish, tcsh, zsh, busybox, curl'
+		'make peers   installs or builds the real peers of the tests (Debian, root): sshd, Ollama, llama-server, SmolLM2-135M, autossh, fish, tcsh, zsh, busybox, curl, Chromium'

@@ -31,6 +31,7 @@ func Known() []Peer {
 		{"tcsh", "tcsh is a login shell of the csh family, with quoting of its own."},
 		{"zsh", "zsh is a login shell that many have, and macOS's own."},
 		{"busybox", "busybox has the shell and the tools of small systems."},
+		{"chromium-headless-shell", "Chromium is the browser whose pages must not get at the port."},
 		{Model, "SmolLM2-135M is a real model, small enough for every machine: what it takes is compared with what was predicted."},
 	}
 }
