@@ -3,9 +3,12 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -14,11 +17,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"rlca/internal/box"
 	"rlca/internal/peer"
+	"rlca/internal/supervisor"
 	"rlca/remote/remotetest"
 )
 
@@ -115,6 +120,66 @@ func TestBench(t *testing.T) {
 		}
 		table(t, "200 bytes there and back, median of 500", "ms", names, got)
 	})
+	// The HTTP face of the port, which is what a profile has if it says nothing, beside the raw forward and ssh.
+	web := remotetest.FreePort(t)
+	l.write("web", fmt.Sprintf("host = \"box\"\n[engine]\nname = \"none\"\naddress = %q\n[forward]\nlisten = \"127.0.0.1:%d\"\n", far, web))
+	l.must("-F", sshd.Config, "connect", "web")
+	t.Run("tokens", func(t *testing.T) {
+		_, farPort, _ := net.SplitHostPort(far)
+		direct, _ := strconv.Atoi(farPort)
+		ways := map[string]int{"rlca, mode tcp": ours, "rlca, mode http": web, "ssh -L": theirs["ssh -L"], "no forward": direct}
+		kinds := []string{"rlca, mode tcp", "rlca, mode http", "ssh -L", "no forward"}
+		half, one, many, beat := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
+		for range runs {
+			for _, n := range kinds {
+				half[n] = append(half[n], percentile(tokens(t, ways[n], 1, 200, 5*time.Millisecond, false), 50))
+				one[n] = append(one[n], percentile(tokens(t, ways[n], 1, 100, 20*time.Millisecond, false), 99))
+				many[n] = append(many[n], percentile(tokens(t, ways[n], 64, 100, 20*time.Millisecond, false), 99))
+				beat[n] = append(beat[n], percentile(tokens(t, ways[n], 64, 100, 20*time.Millisecond, true), 99))
+			}
+		}
+		table(t, "a token under way, p50 of one stream", "ms", kinds, half)
+		table(t, "a token under way, p99 of one stream of 50 tokens/s", "ms", kinds, one)
+		table(t, "the same, 64 streams at once", "ms", kinds, many)
+		table(t, "the same, 64 streams that tick at the same moments", "ms", kinds, beat)
+	})
+	t.Run("held", func(t *testing.T) {
+		var got []float64
+		for range runs {
+			before := kib(t, running(t, l.path), "Rss:")
+			sshd.Stop()
+			var wg sync.WaitGroup
+			body := strings.Repeat("x", 60<<10)
+			c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+			for range 256 {
+				wg.Go(func() {
+					resp, err := c.Post(fmt.Sprintf("http://127.0.0.1:%d/echo", web), "application/json", strings.NewReader(body))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer resp.Body.Close()
+					if n, err := io.Copy(io.Discard, resp.Body); resp.StatusCode != 200 || n != int64(len(body)) {
+						t.Errorf("a held caller gets %d, %d bytes, %v", resp.StatusCode, n, err)
+					}
+				})
+			}
+			for held := 0; held < 256; time.Sleep(50 * time.Millisecond) {
+				var st supervisor.Status
+				out, _ := l.must("status", "web", "--json")
+				if err := json.Unmarshal([]byte(out), &st); err != nil || len(st.Hosts) != 1 {
+					t.Fatalf("status: %v: %s", err, out)
+				}
+				held = st.Hosts[0].Forward.Held
+			}
+			got = append(got, (kib(t, running(t, l.path), "Rss:")-before)/1024)
+			sshd.Start()
+			wg.Wait()
+			time.Sleep(time.Second)
+		}
+		table(t, "memory of 256 held callers with 60 KiB each", "MiB", []string{"rlca, mode http"}, map[string][]float64{"rlca, mode http": got})
+	})
+	l.must("disconnect", "web")
 	l.must("disconnect", "spark")
 
 	t.Run("connect", func(t *testing.T) {
@@ -241,6 +306,26 @@ func benchFar(t *testing.T) string {
 			n -= k
 		}
 	})
+	mux.HandleFunc("GET /tokens", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		n, _ := strconv.Atoi(q.Get("n"))
+		ns, _ := strconv.ParseInt(q.Get("gap"), 10, 64)
+		gap := time.Duration(ns)
+		next := time.Now().Add(rand.N(gap))
+		if q.Get("beat") != "" {
+			next = time.Now().Truncate(gap).Add(5 * gap)
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		flush := http.NewResponseController(w)
+		for range n {
+			next = next.Add(gap)
+			time.Sleep(time.Until(next))
+			fmt.Fprintf(w, "data: {\"at\":%d,\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\"finish_reason\":null}]}\n\n", time.Now().UnixNano())
+			if flush.Flush() != nil {
+				return
+			}
+		}
+	})
 	mux.HandleFunc("POST /echo", func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
 	srv := &http.Server{Handler: mux}
 	go srv.Serve(ln)
@@ -260,6 +345,52 @@ func download(t *testing.T, port, n int) float64 {
 		t.Fatalf("%d of %d bytes, %v", got, n, err)
 	}
 	return float64(n) / (1 << 20) / time.Since(start).Seconds()
+}
+
+// tokens reads streams of n tokens each, and gives how long each token was under way, in ms. With beat all streams tick at the
+// same moments.
+func tokens(t *testing.T, port, streams, n int, gap time.Duration, beat bool) (all []float64) {
+	t.Helper()
+	url := fmt.Sprintf("http://127.0.0.1:%d/tokens?n=%d&gap=%d", port, n, gap)
+	if beat {
+		url += "&beat=1"
+	}
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+	var mu sync.Mutex // guards all
+	var wg sync.WaitGroup
+	for range streams {
+		wg.Go(func() {
+			resp, err := c.Get(url)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			var mine []float64
+			lines := bufio.NewScanner(resp.Body)
+			for lines.Scan() {
+				if _, rest, ok := strings.Cut(lines.Text(), `"at":`); ok {
+					var at int64
+					fmt.Sscan(rest[:strings.IndexByte(rest, ',')], &at)
+					mine = append(mine, float64(time.Since(time.Unix(0, at)).Nanoseconds())/1e6)
+				}
+			}
+			if len(mine) != n {
+				t.Errorf("%d of %d tokens, %v", len(mine), n, lines.Err())
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, mine...)
+		})
+	}
+	wg.Wait()
+	return all
+}
+
+func percentile(v []float64, percent int) float64 {
+	v = slices.Clone(v)
+	slices.Sort(v)
+	return v[(len(v)-1)*percent/100]
 }
 
 // pingPong gives the median round trip of 200 bytes on one connection, in ms.
