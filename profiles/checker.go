@@ -26,11 +26,12 @@ type checker struct {
 	section string // the header that we are under
 	skip    bool   // it is unknown, and so is all that follows
 
-	sections map[string]place // section → where it was opened, and how: header, inline or dotted
-	set      map[string]int   // label of a key → the line that sets it
-	strange  map[string]bool  // unknown sections that were reported
-	ports    map[int]place    // local port → the key that takes it
-	also     []place          // entries of forward.also; how is the entry
+	sections map[string]place  // section → where it was opened, and how: header, inline or dotted
+	set      map[string]int    // label of a key → the line that sets it
+	strange  map[string]bool   // unknown sections that were reported
+	texts    map[string]string // label of a key → its text, where that is good
+	ports    map[int]place     // local port → the key that takes it
+	also     []place           // entries of forward.also; how is the entry
 }
 
 func (c *checker) fail(line int, msg string) {
@@ -198,6 +199,7 @@ func (c *checker) text(k *key, v value) {
 		c.failf(v.line, "%s %v", k.label(), err)
 		return
 	}
+	c.texts[k.label()] = v.text
 	if k.label() == "forward.listen" {
 		c.ports[portOf(v.text)] = place{v.line, k.label()}
 	}
@@ -272,6 +274,18 @@ func asList(k *key, v value) string {
 		return "[" + shown(v.text) + "]"
 	}
 	return k.example
+}
+
+// checkGuard refuses what only the HTTP port can do where the port passes bytes.
+func (c *checker) checkGuard() {
+	if c.texts["forward.mode"] != "tcp" {
+		return
+	}
+	for label, off := range map[string]string{"forward.token": "none", "forward.allow": "all"} {
+		if text := c.texts[label]; text != "" && text != off {
+			c.failf(c.set[label], "%s = %s needs forward.mode = \"http\": \"tcp\" passes bytes and reads none of them", label, shown(text))
+		}
+	}
 }
 
 // checkPorts refuses two listeners on one local port, whatever their addresses: 127.0.0.1 and [::1] are one door to

@@ -20,6 +20,7 @@ func Parse(file string, text []byte) (*Profile, error) {
 		sections: map[string]place{},
 		set:      map[string]int{},
 		strange:  map[string]bool{},
+		texts:    map[string]string{},
 		ports:    map[int]place{},
 	}
 	if len(text) > maxSize {
@@ -40,6 +41,7 @@ func Parse(file string, text []byte) (*Profile, error) {
 		c.fail(1, "host is missing: write host = \"spark-box\", the ssh_config alias, name or address of the box")
 	}
 	c.checkPorts()
+	c.checkGuard()
 	if len(c.problems) > 0 {
 		return nil, c.problems.sorted()
 	}

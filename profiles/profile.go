@@ -67,6 +67,10 @@ type Forward struct {
 	Listen string `toml:"listen" json:"listen"`
 	// Mode is "http" or "tcp".
 	Mode string `toml:"mode" json:"mode"`
+	// Token is "none", or "own": every request has to show a secret that rlca made for this port.
+	Token string `toml:"token" json:"token"`
+	// Allow is "all", or "inference": nothing that changes what is on the box.
+	Allow string `toml:"allow" json:"allow"`
 	// Hold is how long a request waits for a link that is down.
 	Hold Duration `toml:"hold" json:"hold"`
 	// Also are further ports, forwarded as they are.
@@ -96,6 +100,8 @@ func Default() Profile {
 		Forward: Forward{
 			Listen: "127.0.0.1:11434", // Ollama's own, so clients need no change
 			Mode:   "http",
+			Token:  "none",
+			Allow:  "all",
 			Hold:   Duration(100 * time.Second), // Qwen-Code gives up after 120 s
 		},
 	}

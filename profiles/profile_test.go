@@ -131,7 +131,7 @@ func TestAlso(t *testing.T) {
 	}
 }
 
-// full is a profile in which nothing has its default.
+// full is a profile in which nothing has its default, but for what mode tcp cannot have.
 func full() Profile {
 	return Profile{
 		Host: "spark-box", User: `CORP\me`, Port: 2222,
@@ -140,7 +140,7 @@ func full() Profile {
 		Model:    Model{Name: "qwen3-coder:30b", Context: 0, Parallel: 2, MinBits: 3},
 		Engine: Engine{Name: "vllm", Install: "never", Address: "[::1]:8000", KeepAlive: "30m",
 			Args: []string{"--chat-template-kwargs", "{\"a\": \"é\\n\t\x01\u2028\"}\n", ""}},
-		Forward: Forward{Listen: "[::1]:11500", Mode: "tcp", Hold: Duration(2 * time.Minute),
+		Forward: Forward{Listen: "[::1]:11500", Mode: "tcp", Token: "none", Allow: "all", Hold: Duration(2 * time.Minute),
 			Also: []Also{"127.0.0.1:3000:localhost:3000", "[::1]:3001:[fd00::2]:80"}},
 		Cluster: Cluster{Workers: []string{"spark-2", "spark_3.lan"}},
 	}

@@ -18,7 +18,7 @@ const answerLimit = 5 * time.Minute
 // Answer asks model for one real token at url, "http://127.0.0.1:11434", as a harness would, and returns how long it
 // took. No proxy is used. An answer without text counts: a model may begin with thoughts. A model that answers with
 // an error is a *LoadError.
-func Answer(ctx context.Context, url, model string) (time.Duration, error) {
+func Answer(ctx context.Context, url, token, model string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	body, err := json.Marshal(map[string]any{
@@ -33,6 +33,9 @@ func Answer(ctx context.Context, url, model string) (time.Duration, error) {
 		return 0, err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // its Proxy is nil: none
 	start := time.Now()
 	resp, err := client.Do(req)

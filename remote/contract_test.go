@@ -291,7 +291,7 @@ func (k kind) life(t *testing.T, acc *remotetest.Account, port int, e Engine) {
 	if info, err := os.Stat(filepath.Join(acc.Home, ".rlca")); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("~/.rlca: %v, %v", info, err)
 	}
-	if d, err := Answer(ctx, "http://"+s.Address, s.Model.Name); err != nil || d <= 0 {
+	if d, err := Answer(ctx, "http://"+s.Address, "", s.Model.Name); err != nil || d <= 0 {
 		t.Fatalf("Answer = %v, %v", d, err)
 	}
 	if l, err := e.Loaded(ctx, s); err != nil || l.Context != 8192 || (l.SizeBytes == 0) != k.vague {

@@ -62,7 +62,7 @@ func marked(t testing.TB, acc *remotetest.Account) []string {
 // chat asks for an answer as a harness does.
 func chat(t testing.TB, url, model string) {
 	t.Helper()
-	if d, err := Answer(t.Context(), url, model); err != nil || d <= 0 {
+	if d, err := Answer(t.Context(), url, "", model); err != nil || d <= 0 {
 		t.Fatalf("Answer(%s, %s) = %v, %v", url, model, d, err)
 	}
 }

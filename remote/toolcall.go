@@ -26,7 +26,7 @@ const toolTokens = 400
 
 // CallTool has a model call one tool through the API at url, "http://127.0.0.1:11434", as a harness would. Nothing is
 // run. A model that does not call it is a *ToolError; one whose answer was cut before it could is no error.
-func CallTool(ctx context.Context, url, model string) error {
+func CallTool(ctx context.Context, url, token, model string) error {
 	body, err := json.Marshal(map[string]any{
 		"model": model, "max_tokens": toolTokens, "stream": false, "temperature": 0,
 		"messages": []map[string]string{{"role": "user", "content": "Call the tool bash with the command: echo hi"}},
@@ -46,6 +46,9 @@ func CallTool(ctx context.Context, url, model string) error {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // its Proxy is nil: none
 	resp, err := client.Do(req)
 	if err != nil {

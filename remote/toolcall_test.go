@@ -40,7 +40,7 @@ func TestCallTool(t *testing.T) {
 			w.WriteHeader(c.code)
 			io.WriteString(w, c.body)
 		}))
-		err := CallTool(t.Context(), srv.URL, "m")
+		err := CallTool(t.Context(), srv.URL, "", "m")
 		srv.Close()
 		var tool *ToolError
 		switch {

@@ -72,7 +72,7 @@ func TestVLLMContainer(t *testing.T) {
 			if s.LoopbackBound == nil || !*s.LoopbackBound || len(s.Warnings) > 0 || s.Model.SizeBytes != 4<<30 {
 				t.Errorf("Ensure = %+v", s)
 			}
-			if err := CallTool(t.Context(), "http://"+s.Address, s.Model.Name); err != nil {
+			if err := CallTool(t.Context(), "http://"+s.Address, "", s.Model.Name); err != nil {
 				t.Errorf("CallTool = %v", err)
 			}
 			hub := filepath.Join(acc.Home, ".cache/huggingface/hub")

@@ -89,7 +89,7 @@ func TestVLLMStart(t *testing.T) {
 	if m := s.Model; m.Name != "scripted" || m.Base != scriptedRepo || m.SizeBytes != 4<<30 || m.VRAMBytes != m.SizeBytes {
 		t.Errorf("loaded %+v, want 1.5 + 2.25 + 0.25 GiB", m)
 	}
-	if err := CallTool(ctx, "http://"+s.Address, s.Model.Name); err != nil {
+	if err := CallTool(ctx, "http://"+s.Address, "", s.Model.Name); err != nil {
 		t.Errorf("CallTool = %v", err)
 	}
 	argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", s.PID))

@@ -120,6 +120,11 @@ func (a *app) connect(req instance.Request, foreground, asJSON bool) error {
 	if req.Laptop, err = client.Paths.Laptop(); err != nil {
 		return err
 	}
+	if req.Profile.Forward.Token == "own" {
+		if req.Token, err = client.Paths.Token(req.Name); err != nil {
+			return err
+		}
+	}
 	ended := make(chan error, 1)
 	if foreground {
 		stop, err := a.inProcess(client, ended)

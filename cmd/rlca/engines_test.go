@@ -39,7 +39,7 @@ func TestConnectLlamaServer(t *testing.T) {
 		l.must(append([]string{"-F", sshd.Config, "connect", "box"}, flags...)...)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if _, err := remote.Answer(ctx, fmt.Sprintf("http://127.0.0.1:%d", listen), "smollm2"); err != nil {
+		if _, err := remote.Answer(ctx, fmt.Sprintf("http://127.0.0.1:%d", listen), "", "smollm2"); err != nil {
 			t.Fatalf("a completion through the tunnel: %v", err)
 		}
 		return connected(t, l, func(h instance.Status) bool { return h.Memory != nil && h.Memory.Engine != nil })

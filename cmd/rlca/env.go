@@ -35,7 +35,10 @@ HARNESS is ` + strings.Join(byEnv(), ", ") + `.`,
 				return err
 			}
 			h := st.Hosts[0]
-			e := endpoint(h)
+			e, err := a.endpoint(h)
+			if err != nil {
+				return err
+			}
 			if h.Engine != nil && e.Model == "" {
 				return fmt.Errorf("%s is not ready yet, its model is not known", host)
 			}
@@ -104,12 +107,21 @@ func byEnv() []string {
 }
 
 // endpoint is what a client needs to know of a connected host.
-func endpoint(h instance.Status) harness.Endpoint {
+func (a *app) endpoint(h instance.Status) (harness.Endpoint, error) {
 	e := harness.Endpoint{BaseURL: "http://" + h.Forward.Listen}
 	if h.Model != nil {
 		e.Model, e.Context = h.Model.Name, h.Model.Context
 	}
-	return e
+	if h.Forward.Token {
+		p, err := a.paths()
+		if err != nil {
+			return e, err
+		}
+		if e.Token, err = p.Token(h.Name); err != nil {
+			return e, err
+		}
+	}
+	return e, nil
 }
 
 func (a *app) logsCmd() *cobra.Command {

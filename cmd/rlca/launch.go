@@ -210,7 +210,10 @@ func (a *app) endpointFor(tool *harness.Tool, o toward) (instance.Status, harnes
 	if err != nil {
 		return h, harness.Endpoint{}, err
 	}
-	e := endpoint(h)
+	e, err := a.endpoint(h)
+	if err != nil {
+		return h, e, err
+	}
 	if err := a.chooseModel(h, &e, o.model); err != nil {
 		return h, e, err
 	}
@@ -294,6 +297,9 @@ func (a *app) served(e harness.Endpoint) ([]string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.BaseURL+"/v1/models", nil)
 	if err != nil {
 		return nil, err
+	}
+	if e.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+e.Token)
 	}
 	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
 	if err != nil {

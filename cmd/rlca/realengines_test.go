@@ -86,7 +86,7 @@ func (b *engineBox) answers(u *user, model string) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
 	defer cancel()
-	if _, err := remote.Answer(ctx, u.url, model); err != nil {
+	if _, err := remote.Answer(ctx, u.url, "", model); err != nil {
 		b.t.Fatalf("a completion through the port of %s: %v", u.run, err)
 	}
 }
@@ -598,7 +598,7 @@ func TestRealLlamaServerOverSSH(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if _, err := remote.Answer(ctx, foreign.URL, "theirs"); err != nil || !alive(foreign.PID) {
+		if _, err := remote.Answer(ctx, foreign.URL, "", "theirs"); err != nil || !alive(foreign.PID) {
 			t.Errorf("the adopted llama-server after disconnect --stop-engine: %v", err)
 		}
 		nothingLeft(t, u.laptop, b.home)

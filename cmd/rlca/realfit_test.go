@@ -104,7 +104,7 @@ func fitLlamaServer(t *testing.T, model string, tokens int) {
 	l.must("-F", sshd.Config, "connect", "box")
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	if _, err := remote.Answer(ctx, fmt.Sprintf("http://127.0.0.1:%d", listen), "smollm2"); err != nil {
+	if _, err := remote.Answer(ctx, fmt.Sprintf("http://127.0.0.1:%d", listen), "", "smollm2"); err != nil {
 		t.Fatalf("a completion through the tunnel: %v", err)
 	}
 	log, err := os.ReadFile(s.Log)
@@ -134,7 +134,7 @@ func fitLlamaServer(t *testing.T, model string, tokens int) {
 		return h.Memory != nil && h.Memory.PredictedBytes != nil && *h.Memory.PredictedBytes == int64(*p.Total)
 	})
 	l.must("disconnect")
-	if _, err := remote.Answer(ctx, s.URL, "smollm2"); err != nil {
+	if _, err := remote.Answer(ctx, s.URL, "", "smollm2"); err != nil {
 		t.Errorf("the llama-server that rlca did not start, after disconnect: %v", err)
 	}
 }

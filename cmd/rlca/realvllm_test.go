@@ -108,7 +108,7 @@ func TestRealVLLM(t *testing.T) {
 		if got := chatOnce(t, u.url); got != scriptedSays {
 			t.Errorf("the model says %q", got)
 		}
-		if err := remote.CallTool(t.Context(), u.url, "scripted"); err != nil {
+		if err := remote.CallTool(t.Context(), u.url, "", "scripted"); err != nil {
 			t.Errorf("a call of a tool: %v", err)
 		}
 		if text, _ := u.must("logs", "box", "--engine"); !strings.Contains(text, "Application startup complete") {

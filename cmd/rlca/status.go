@@ -109,6 +109,9 @@ func screen(st supervisor.Status, paint func(string) string) string {
 			fmt.Fprintf(&b, "  %-8s %-27s %s\n", key, left, right)
 		}
 		row("port", "http://"+h.Forward.Listen, traffic(h.Forward))
+		if f := h.Forward; f.Token || f.Allow == "inference" {
+			row("", strings.Join(kept(f), " · "), "")
+		}
 		if to := h.Forward.LeadsTo; to != "" {
 			row("", "leads to "+to+" now", "back: rlca use "+h.Name)
 		}
@@ -266,4 +269,15 @@ func swap(n int64) string {
 		return "0"
 	}
 	return fit.Bytes(n).String()
+}
+
+// kept says what a port asks for or keeps out beside web pages.
+func kept(f instance.ForwardStatus) (words []string) {
+	if f.Token {
+		words = append(words, "asks for a token (rlca env)")
+	}
+	if f.Allow == "inference" {
+		words = append(words, "inference only")
+	}
+	return words
 }

@@ -18,9 +18,6 @@ func codexProvider(e Endpoint) []entry {
 		// It gives up an answer after 300 s without a word, which a long prompt may take.
 		{at + "stream_idle_timeout_ms", "1800000"},
 	}
-	if e.Token != "" {
-		list = append(list, entry{at + "experimental_bearer_token", quoted(e.Token)})
-	}
 	if e.Model != "" {
 		list = append(list, entry{"model", quoted(e.Model)})
 	}
@@ -40,6 +37,10 @@ var codexQuiet = []entry{
 // codexArgs says all of it in arguments. The model is a setting too: -m before a subcommand is not for that.
 func codexArgs(e Endpoint, o Options, s *Setup) {
 	list := codexProvider(e)
+	if e.Token != "" { // arguments can be seen by all users of the machine
+		list = append(list, entry{"model_providers.rlca.env_key", quoted("RLCA_TOKEN")})
+		s.Set = append(s.Set, Var{"RLCA_TOKEN", e.Token})
+	}
 	if !o.Loud {
 		list = append(list, codexQuiet...)
 	}
@@ -69,6 +70,9 @@ var codexFile = wiredFile{
 	kind:  tomlFile,
 	lines: func(e Endpoint, loud bool) (top []entry, tables []table) {
 		provider := table{name: "model_providers.rlca"}
+		if e.Token != "" {
+			provider.entries = append(provider.entries, entry{"experimental_bearer_token", quoted(e.Token)})
+		}
 		for _, kv := range codexProvider(e) {
 			if key, ok := strings.CutPrefix(kv.key, provider.name+"."); ok {
 				provider.entries = append(provider.entries, entry{key, kv.value})

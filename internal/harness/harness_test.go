@@ -128,12 +128,15 @@ func TestExactSets(t *testing.T) {
 	}
 	for key, want := range map[string]any{
 		"model": odd.Model, "model_provider": "rlca", "model_providers.rlca.base_url": "http://127.0.0.1:11434/v1", "model_providers.rlca.wire_api": "responses",
-		"model_providers.rlca.experimental_bearer_token": "t-1", "model_context_window": int64(32768), "web_search": "disabled", "analytics.enabled": false,
+		"model_providers.rlca.env_key": "RLCA_TOKEN", "model_context_window": int64(32768), "web_search": "disabled", "analytics.enabled": false,
 		"otel.metrics_exporter": "none", "features.daemon_auto_start": false, "check_for_update_on_startup": false, "shell_environment_policy.inherit": "core",
 	} {
 		if got := lookup(conf, key); got != want {
 			t.Errorf("codex: %s = %v, want %v", key, got, want)
 		}
+	}
+	if got := value(s.Set, "RLCA_TOKEN"); got != "t-1" || strings.Contains(strings.Join(s.Args, " "), "t-1") {
+		t.Errorf("codex: the token is %q, args %q", got, s.Args)
 	}
 	if !slices.Contains(s.Unset, "OPENAI_BASE_URL") {
 		t.Errorf("codex: unset %q", s.Unset)

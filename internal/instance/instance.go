@@ -423,7 +423,7 @@ func (i *Instance) answer(ctx context.Context, s *Survey, emit func(Event)) erro
 	i.mu.Unlock()
 	model := server.Model
 	emit(Event{Step: StepModel, Text: model.Name + ": waiting for the first token through the port"})
-	first, err := remote.Answer(ctx, url, model.Name)
+	first, err := remote.Answer(ctx, url, i.req.Token, model.Name)
 	if err != nil {
 		return fmt.Errorf("ask %s for one token through %s: %w", model.Name, url, err)
 	}
@@ -435,7 +435,7 @@ func (i *Instance) answer(ctx context.Context, s *Survey, emit func(Event)) erro
 	if s.chosen.Model.Tools == "yes" { // harnesses work by calls of tools
 		emit(Event{Step: StepModel, Text: model.Name + ": waiting for a call of a tool"})
 		limited, cancel := context.WithTimeout(ctx, toolLimit)
-		err := remote.CallTool(limited, url, model.Name)
+		err := remote.CallTool(limited, url, i.req.Token, model.Name)
 		cancel()
 		var no *remote.ToolError
 		if errors.As(err, &no) {

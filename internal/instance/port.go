@@ -36,7 +36,7 @@ func (i *Instance) newFace() face {
 	}
 	g := &gateway.Gateway{
 		Dial: i.dialEngine, Classify: classify, State: func() gateway.State { return i.behind().way() }, Hold: hold, Log: i.log,
-		Observe: meter.Observe,
+		Observe: meter.Observe, Token: i.req.Token, InferenceOnly: i.req.Profile.Forward.Allow == "inference",
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -46,6 +46,8 @@ type Request struct {
 	MayReplace bool `json:"may_replace"`
 	// Laptop is a random name of this machine, by which the boxes tell who started an engine. Empty says nothing.
 	Laptop string `json:"laptop,omitempty"`
+	// Token is what requests at the local port have to show, empty if they need nothing. As Passphrases.
+	Token string `json:"token,omitempty"`
 	// Force starts a model that does not fit.
 	Force bool `json:"force"`
 	// Forced says that the word was typed that unified memory asks for beside Force.

@@ -69,6 +69,9 @@ type ModelStatus struct {
 type ForwardStatus struct {
 	Listen string `json:"listen"`
 	Mode   string `json:"mode"`
+	// Token says that requests have to show a secret; Allow is "all" or "inference".
+	Token bool   `json:"token"`
+	Allow string `json:"allow"`
 	// LeadsTo is the other host that the port leads to; empty is its own.
 	LeadsTo string `json:"leads_to"`
 	Open    int    `json:"open"`
@@ -121,12 +124,14 @@ func (i *Instance) Status(ctx context.Context) Status {
 	metered := i.metered()
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	st := Status{Name: i.req.Name, State: "connecting", Since: i.since, Local: i.isLocal(), Forward: ForwardStatus{Listen: i.listen, Mode: "tcp"}}
+	st := Status{Name: i.req.Name, State: "connecting", Since: i.since, Local: i.isLocal(), Forward: ForwardStatus{
+		Listen: i.listen, Mode: "tcp", Token: i.req.Token != "", Allow: i.req.Profile.Forward.Allow,
+	}}
 	if !i.readyAt.IsZero() {
 		st.State, st.Since = "up", i.readyAt
 	}
 	if i.direct {
-		st.Forward.Listen, st.Forward.Mode = i.addr, "direct"
+		st.Forward.Listen, st.Forward.Mode, st.Forward.Token, st.Forward.Allow = i.addr, "direct", false, "all"
 	}
 	if i.link != nil {
 		l := i.link.Status()

@@ -24,7 +24,7 @@ func TestLaptop(t *testing.T) {
 	}
 	wg.Wait()
 	for _, n := range names {
-		if n != names[0] || !isLaptop(n) {
+		if n != names[0] || len(n) != 8 {
 			t.Errorf("Laptop = %q, the first %q", n, names[0])
 		}
 	}
@@ -42,7 +42,31 @@ func TestLaptop(t *testing.T) {
 	if err := os.WriteFile(file, []byte("me@home\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := p.Laptop(); err != nil || !isLaptop(n) {
+	if n, err := p.Laptop(); err != nil || len(n) != 8 {
 		t.Errorf("after the file was broken, Laptop = %q, %v", n, err)
+	}
+}
+
+func TestToken(t *testing.T) {
+	t.Parallel()
+	p := Paths{State: t.TempDir()}
+	one, err := p.Token("spark")
+	if err != nil || len(one) != 64 {
+		t.Fatalf("Token = %q, %v", one, err)
+	}
+	if again, err := p.Token("spark"); err != nil || again != one {
+		t.Errorf("a second time Token = %q, %v", again, err)
+	}
+	if other, err := p.Token("me@spark:22/../x"); err != nil || other == one {
+		t.Errorf("of another host Token = %q, %v", other, err)
+	}
+	files, err := os.ReadDir(filepath.Join(p.State, "tokens"))
+	if err != nil || len(files) != 2 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, f := range files {
+		if info, err := f.Info(); err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o600 {
+			t.Errorf("%v, %v", info, err)
+		}
 	}
 }
