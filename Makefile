@@ -82,7 +82,7 @@ help:
 		'make lab     the link on a network that is delayed, cut and renumbered, held to the times of docs/link.md (Linux, root)' \
 		'make fit-report  the fit against figures that engines published and that were measured (RLCA_FIT_CASES, RLCA_FIT_LIVE)' \
 		'make check   gofmt, go vet for three systems, staticcheck' \
-		'make bench   memory, throughput, round trip, connect and heal beside ssh and autossh, medians of one run; RUN=/idle for one part' \
+		'make bench   memory, throughput, round trip, tokens, held callers, connect and heal beside ssh and autossh, medians of one run; RUN=/idle for one part' \
 		'make bench-sleep  a laptop in a virtual machine that really sleeps, beside ssh and autossh; says what it needs' \
 		'make fuzz    every fuzz target for FUZZTIME (60s)' \
 		'make build   bin/rlca' \
