@@ -44,6 +44,18 @@ func readConfig(host, userName string, port int, o Options) (*Target, error) {
 	return t, nil
 }
 
+// ConfigHosts are the names that the ssh_config files have a Host line for, in the order of the lines. Patterns are none, nor
+// is what stands in files that only the lines of a certain host include. What cannot be read names none.
+func ConfigHosts(o Options) []string {
+	home := o.Home
+	if home == "" {
+		home, _ = os.UserHomeDir()
+	}
+	f := &filter{home: home, localUser: localUser()}
+	f.files(o.ConfigFile)
+	return f.hosts
+}
+
 // take hands the plain text to the library and takes the values from what it read.
 func (t *Target) take(f *filter) error {
 	cfg, err := ssh_config.DecodeBytes([]byte(f.text.String()))
@@ -130,6 +142,7 @@ type filter struct {
 	from       []string // file:line of each line of text
 	warnings   []string
 	wantsFinal bool
+	hosts      []string // the names of the Host lines
 
 	hostName     string // the first HostName, with its tokens expanded
 	hostNameFrom string
@@ -200,6 +213,11 @@ func (f *filter) parse(path, data string, ours bool) error {
 				f.warn("%s: Host %s: %v", from, clean(val), err)
 			}
 			applies = err == nil && hostMatches(args, f.host)
+			for _, name := range args {
+				if !strings.ContainsAny(name, "*?!") && name != "" && clean(name) == name {
+					f.hosts = appendNew(f.hosts, name)
+				}
+			}
 		case "match":
 			applies = f.match(val, from)
 		case "include":

@@ -20,7 +20,6 @@ func (a *app) envCmd() *cobra.Command {
 all that this one wants to know, and takes away what would lead it elsewhere.
 
 HARNESS is ` + strings.Join(byEnv(), ", ") + `.`,
-		ValidArgs: byEnv(),
 		RunE: func(_ *cobra.Command, args []string) error {
 			args, tool, err := a.hostAndTool(args)
 			if err != nil {

@@ -97,6 +97,7 @@ func adviseOn(err error) advice {
 		dialect   *harness.DialectError
 		unwired   *harness.NotWiredError
 		parse     *harness.ParseError
+		exposed   *harness.ExposedError
 	)
 	var said *silent
 	switch {
@@ -240,6 +241,8 @@ func adviseOn(err error) advice {
 		return advice{code: exitFailed, hints: startHints(start)}
 	case errors.As(err, &noHarness), errors.As(err, &noProgram), errors.As(err, &dialect), errors.As(err, &unwired), errors.As(err, &parse):
 		return harnessAdvice(noHarness, noProgram, dialect, unwired)
+	case errors.As(err, &exposed):
+		return advice{code: exitFailed, hints: []string{"make it yours alone: chmod 600 " + exposed.Path, "or set it for one run, which writes no file: rlca launch HARNESS"}}
 	case errors.As(err, &offline), errors.Is(err, supervisor.ErrNotRunning):
 		return advice{code: exitFailed, hints: []string{"rlca connect HOST"}}
 	}

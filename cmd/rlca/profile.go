@@ -57,7 +57,7 @@ func (a *app) profileAdd() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&model, "model", "", "`MODEL` to serve (default auto)")
-	f.StringVar(&engine, "engine", "", "`ENGINE`: auto, ollama or none")
+	f.StringVar(&engine, "engine", "", "`ENGINE`: auto, ollama, llama-server, vllm or none")
 	f.StringVar(&listen, "listen", "", "local `ADDRESS` of the port (default 127.0.0.1:11434)")
 	f.IntVar(&context, "context", 0, "`TOKENS` per request; 0 is the most that fits")
 	return c

@@ -69,6 +69,7 @@ Try it without a box: rlca demo`,
 		a.envCmd(), a.launchCmd(), a.wireCmd(), a.unwireCmd(), a.useCmd(), a.logsCmd(), a.doctorCmd(), a.trustCmd(), a.profileCmd(),
 		a.demoCmd(), a.versionCmd(), a.supervisorCmd(),
 	)
+	a.completions(root)
 	for _, c := range root.Commands() {
 		wrapArgs(c)
 	}

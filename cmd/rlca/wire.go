@@ -58,7 +58,11 @@ HARNESS is ` + strings.Join(wirable(), ", ") + `.`,
 			if harness.Proxied(a.getenv) { // no settings can say this for the user's shell
 				a.talk.say("warning: your shell names a proxy and not what goes past it: add 127.0.0.1 to NO_PROXY, or %s asks the proxy", tool.Title)
 			}
-			return a.edited(tool, edits, wiring{Harness: tool.Name, Model: e.Model, BaseURL: e.BaseURL, DryRun: dry}, asJSON)
+			if err := a.edited(tool, edits, wiring{Harness: tool.Name, Model: e.Model, BaseURL: e.BaseURL, DryRun: dry}, asJSON); err != nil || dry || e.Token == "" {
+				return err
+			}
+			a.talk.say("warning: what was written holds the port's token: keep it out of backups and repositories that others read")
+			return nil
 		},
 	}
 	o.flags(c)

@@ -65,6 +65,15 @@ func (e *NotWiredError) Error() string {
 	return fmt.Sprintf("%s is not wired: nothing of rlca is in %s", e.Title, strings.Join(e.Paths, " or "))
 }
 
+// ExposedError says that a file would hold the port's token, and that other users of this machine can read it.
+type ExposedError struct {
+	Title, Path string
+}
+
+func (e *ExposedError) Error() string {
+	return fmt.Sprintf("wire %s: other users of this machine can read %s, and it would hold the port's token", e.Title, e.Path)
+}
+
 // Edit is what becomes of one file. Nothing is written before Save.
 type Edit struct {
 	// Path is the file as the program names it; it may be a symbolic link, which stays.
@@ -103,7 +112,7 @@ func (t *Tool) Wirable() bool { return len(t.wired) > 0 }
 
 // Wire works out how the tool's own files have to change so that it uses the endpoint from now on. What was wired before
 // is taken out first, so that a second Wire only brings it up to date. A file that cannot be read as what it
-// should be is a *ParseError, and nothing of it is changed.
+// should be is a *ParseError, one that others can read and that would hold a token an *ExposedError; nothing is changed then.
 func (t *Tool) Wire(e Endpoint, loud bool, getenv func(string) string) ([]*Edit, error) {
 	var edits []*Edit
 	for i := range t.wired {
@@ -115,6 +124,9 @@ func (t *Tool) Wire(e Endpoint, loud bool, getenv func(string) string) ([]*Edit,
 		base, made, err := ed.unwired(w)
 		if err != nil {
 			return nil, err
+		}
+		if e.Token != "" && exposed(ed.Path) {
+			return nil, &ExposedError{t.Title, ed.Path}
 		}
 		if w.kind == jsonFile {
 			err = ed.wireJSON(t.Name, base, made, w.sets(e, loud))
