@@ -112,13 +112,38 @@ func Look(ctx context.Context, req Request, r *Reached, log *slog.Logger, emit f
 		text = f.Model + ": taken as " + s.EngineName + " serves it"
 	}
 	emit(Event{Step: StepFit, Text: text, Note: s.verdictWord(), Done: true})
-	for _, p := range s.Passed {
-		emit(Event{Step: StepNote, Text: fmt.Sprintf("passed over %s %s: %s", p.Model, p.Quant, p.Reason), Done: true})
+	for _, line := range passedOver(s.Passed) {
+		emit(Event{Step: StepNote, Text: "passed over " + line, Done: true})
 	}
 	for _, w := range s.Warnings {
 		emit(Event{Step: StepNote, Text: "warning: " + w.Text, Done: true})
 	}
 	return s, nil
+}
+
+// passedOver says what was not taken, and why: one line for each sort of reason. All of them are in Passed.
+func passedOver(list []fit.PassedOver) []string {
+	var order []fit.Why
+	of := map[fit.Why][]fit.PassedOver{}
+	for _, p := range list {
+		if of[p.Why] == nil {
+			order = append(order, p.Why)
+		}
+		of[p.Why] = append(of[p.Why], p)
+	}
+	rest := map[fit.Why]string{
+		fit.TooLarge: "that do not fit", fit.TooShort: "with too short a context", fit.TooCoarse: "with too few bits",
+		fit.Unpriced: "of which that is not known", fit.LessApt: "that fit and are less good for code",
+	}
+	var lines []string
+	for _, why := range order {
+		line := of[why][0].String()
+		if n := len(of[why]) - 1; n > 0 {
+			line += fmt.Sprintf("; and %d more %s", n, rest[why])
+		}
+		lines = append(lines, line)
+	}
+	return lines
 }
 
 // noneAddress is where the port leads if nothing else is said.
