@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rlca/internal/fit"
+	"rlca/internal/harness"
 	"rlca/internal/instance"
 	"rlca/internal/supervisor"
 	"rlca/profiles"
@@ -205,7 +206,7 @@ func (a *app) inProcess(c *supervisor.Client, ended chan<- error) (stop func(), 
 
 // after is what is said below the last line of the walk.
 func (a *app) after(req instance.Request) {
-	next := []string{"eval \"$(rlca env " + req.Name + ")\"", "rlca status", "rlca disconnect " + req.Name}
+	next := append(a.installed(), "eval \"$(rlca env "+req.Name+")\"", "rlca status", "rlca disconnect "+req.Name)
 	if a.talk.tty {
 		a.talk.line("")
 		a.talk.line("next: " + strings.Join(next, " · "))
@@ -228,6 +229,18 @@ func (a *app) after(req instance.Request) {
 		return
 	}
 	a.talk.say("hint: keep it as a profile: rlca profile add %s %s", name, req.Name)
+}
+
+// installed is how to start a harness that this machine has, if it has one.
+func (a *app) installed() []string {
+	for _, name := range harness.Names() {
+		if t, err := harness.Find(name); err == nil && !t.Generic() && !t.FileOnly {
+			if _, err := t.Locate(a.getenv); err == nil {
+				return []string{"rlca launch " + name}
+			}
+		}
+	}
+	return nil
 }
 
 // profileName makes a profile's name of user@host:port.

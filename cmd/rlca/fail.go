@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"rlca/internal/fit"
@@ -51,12 +52,22 @@ func (a *app) fail(err error) int {
 		a.talk.fact(f)
 	}
 	for _, p := range adv.plain {
-		a.talk.say("%s", p)
+		a.talk.say("%s", a.named(p))
 	}
 	for _, h := range adv.hints {
-		a.talk.say("hint: %s", h)
+		a.talk.say("hint: %s", a.named(h))
 	}
 	return adv.code
+}
+
+var verbOfHost = regexp.MustCompile(`(rlca [a-z]+(?: [a-z]+)?) HOST\b`)
+
+// named puts the host that this is about into a command to paste. To ssh a profile may be no name, so that is left.
+func (a *app) named(hint string) string {
+	if a.host == "" {
+		return hint
+	}
+	return verbOfHost.ReplaceAllString(hint, "${1} "+strings.ReplaceAll(a.host, "$", "$$"))
 }
 
 // adviseOn is the one place that knows what a person can do about an error.

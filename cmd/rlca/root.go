@@ -25,6 +25,7 @@ type app struct {
 	talk   *talk
 	getenv func(string) string
 	tty    *os.File // the terminal, once a question needs it
+	host   string   // whom it is about, once that is known
 
 	sshConfig string // -F
 	configDir string // --config-dir
@@ -189,7 +190,7 @@ func (a *app) request(host string) (instance.Request, error) {
 	if host == "" || strings.HasPrefix(host, "-") {
 		return req, usagef("%q is no host: give a profile, a name of ssh_config, user@host[:port] or local", host)
 	}
-	req.Profile.Host = host
+	req.Profile.Host, a.host = host, host
 	if host == instance.Local {
 		return req, nil
 	}
@@ -248,7 +249,8 @@ func (a *app) json(v any) error {
 // onlyHost returns the host that a verb without HOST means: the only one that is connected.
 func (a *app) onlyHost(args []string) (string, error) {
 	if len(args) > 0 {
-		return args[0], nil
+		a.host = args[0]
+		return a.host, nil
 	}
 	c, err := a.client()
 	if err != nil {
@@ -262,7 +264,8 @@ func (a *app) onlyHost(args []string) (string, error) {
 	case 0:
 		return "", supervisor.ErrNotRunning
 	case 1:
-		return st.Hosts[0].Name, nil
+		a.host = st.Hosts[0].Name
+		return a.host, nil
 	}
 	var names []string
 	for _, h := range st.Hosts {

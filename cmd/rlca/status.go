@@ -62,7 +62,8 @@ func (a *app) hosts(args []string) (supervisor.Status, error) {
 			return supervisor.Status{Hosts: []instance.Status{h}}, nil
 		}
 	}
-	return st, &supervisor.NotConnectedError{Host: args[0]}
+	a.host = args[0]
+	return st, &supervisor.NotConnectedError{Host: a.host}
 }
 
 // watch draws the screen again and again, on the terminal's other page, which is left as it was found.

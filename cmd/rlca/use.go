@@ -20,7 +20,8 @@ The port leads back when it is pointed at its own host, or when HOST is disconne
 			if err != nil {
 				return err
 			}
-			used, err := client.Use(a.ctx, args[0], port)
+			a.host = args[0]
+			used, err := client.Use(a.ctx, a.host, port)
 			if err != nil {
 				return err
 			}
