@@ -12,7 +12,7 @@ RACE     := $(shell command -v cc >/dev/null 2>&1 && echo -race)
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
-.PHONY: demo test test-vllm test-harnesses harness-report peers-vllm peers-harnesses lab fit-report check bench bench-sleep fuzz build cross peers help
+.PHONY: demo test test-vllm test-harnesses first-hour harness-report peers-vllm peers-harnesses lab fit-report check bench bench-sleep fuzz build cross peers help
 
 demo: build
 	@bin/rlca demo
@@ -26,9 +26,13 @@ test:
 test-vllm:
 	RLCA_TEST_VLLM=1 $(GO) test -count=1 -timeout 30m -run '^TestReal(VLLM|Ray)$$' -v ./cmd/rlca
 
-# Takes a minute and a network namespace of its own (root).
+# Takes a minute and network namespaces of its own (root).
 test-harnesses:
-	RLCA_TEST_HARNESSES=1 $(GO) test -count=1 -timeout 15m -run '^TestHarnesses$$' -v ./cmd/rlca
+	RLCA_TEST_HARNESSES=1 $(GO) test -count=1 -timeout 15m -run '^Test(Harnesses|FirstHour)$$' -v ./cmd/rlca
+
+# What the README says of the first hour, word by word, on a fresh home (root, and what make peers-harnesses installs).
+first-hour:
+	RLCA_TEST_HARNESSES=1 $(GO) test -count=1 -timeout 15m -run '^TestFirstHour$$' -v ./cmd/rlca
 
 # Every fault for every harness, about ten minutes: the table of docs/harnesses.md.
 harness-report:
@@ -77,7 +81,8 @@ help:
 		'make demo    connect to an embedded box, ask it something, cut the link, see it heal' \
 		'make test    all tests; real peers that are missing are named in the last line' \
 		'make test-vllm   a real vLLM on the CPU: started, asked, failed, stopped; and one over two boxes with Ray (make peers-vllm installs them, 6 GB)' \
-		'make test-harnesses  Qwen Code, Codex CLI, Claude Code and OpenCode through rlca launch, with a tool call and a cut each (make peers-harnesses installs them, 1.5 GB; Linux, root)' \
+		'make test-harnesses  Qwen Code, Codex CLI, Claude Code and OpenCode through rlca launch, with a tool call and a cut each, and first-hour (make peers-harnesses installs them, 1.5 GB; Linux, root)' \
+		'make first-hour  the commands of the README by which a person gets from a clone to a file that a harness wrote, on a fresh home' \
 		'make harness-report  the same through every fault; writes the table of docs/harnesses.md' \
 		'make lab     the link on a network that is delayed, cut and renumbered, held to the times of docs/link.md (Linux, root)' \
 		'make fit-report  the fit against figures that engines published and that were measured (RLCA_FIT_CASES, RLCA_FIT_LIVE)' \

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -21,14 +19,14 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"rlca/internal/netlab"
 	"rlca/internal/peer"
 	"rlca/remote/remotetest"
 )
 
 // These tests run the real harnesses as a user does: rlca launch, OpenSSH's sshd, a real Ollama with the scripted model.
-// They run in a network namespace that has a loopback and nothing else, with a name server that notes who asks for what.
+// The laptop and the box are network namespaces with a network between them that the test can break, and with nothing
+// else: a name server notes who asks for what.
 
 // harnessRun is how one of them is run without a person.
 type harnessRun struct {
@@ -60,8 +58,8 @@ var faults = []fault{
 	{name: "link down 5 s before the request", down: 5 * time.Second},
 	{name: "link down 30 s", down: 30 * time.Second},
 	{name: "link cut in the middle of the answer", cut: func(l *harnessLab) { l.box.sshd.KillConnections() }},
-	{name: "engine restarted in the middle of the answer", cut: func(l *harnessLab) { l.restart() }},
-	{name: "link silent from the middle of the answer on", cut: func(l *harnessLab) { l.silence() }},
+	{name: "black hole for 40 s from the middle of the answer on", cut: (*harnessLab).hole},
+	{name: "engine restarted in the middle of the answer", cut: (*harnessLab).restart},
 }
 
 // long is an outage longer than a caller is held. All harnesses go through the same one.
@@ -78,21 +76,17 @@ func TestHarnesses(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("a network namespace of its own needs root")
 	}
-	if os.Getenv("RLCA_HARNESS_LAB") == "" {
-		enterLab(t)
-		return
-	}
 	names := isolate(t)
 	l := newHarnessLab(t, root)
 	var report [][]string
-	plain := map[string]time.Duration{} // what a run without a fault takes
+	plain := map[string]*ran{} // a run without a fault
 	for _, run := range harnessRuns {
 		row := []string{run.name, l.version(run.name)}
 		t.Run(run.name, func(t *testing.T) {
 			r := l.launch(t, run, "talker", run.say)
 			r.answered(t, remotetest.Hello)
 			row = append(row, "yes, "+seconds(r.took))
-			plain[run.name] = r.took
+			plain[run.name] = r
 			r = l.launch(t, run, "worker", run.tool)
 			r.answered(t, remotetest.AfterTool)
 			if text, err := os.ReadFile(filepath.Join(r.dir, remotetest.ToolFile)); err != nil || string(text) != "hi\n" {
@@ -130,53 +124,18 @@ func TestHarnesses(t *testing.T) {
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
 
-// enterLab runs this very test again in a network namespace of its own.
-func enterLab(t *testing.T) {
-	cmd := exec.Command(os.Args[0], "-test.run="+flag.Lookup("test.run").Value.String(), "-test.v", "-test.count=1", "-test.timeout="+flag.Lookup("test.timeout").Value.String())
-	cmd.Env = append(os.Environ(), "RLCA_HARNESS_LAB=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGTERM}
-	if err := cmd.Start(); err != nil {
-		if errors.Is(err, syscall.EPERM) {
-			t.Skipf("a network namespace of its own: %v", err)
-		}
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// isolate brings the loopback up and makes this process's resolver one that knows no name.
+// isolate makes the resolver of this laptop one that knows no name, and notes who asks for what.
 func isolate(t *testing.T) *nameServer {
 	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	ifr, err := unix.NewIfreq("lo")
-	if err == nil {
-		ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-		err = unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
-	}
-	if err != nil {
-		t.Fatalf("bring the loopback up: %v", err)
-	}
 	conf := filepath.Join(t.TempDir(), "resolv.conf")
 	if err := os.WriteFile(conf, []byte("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	etc, err := filepath.EvalSymlinks("/etc/resolv.conf")
+	if err != nil {
 		t.Fatal(err)
 	}
-	etc, err := filepath.EvalSymlinks("/etc/resolv.conf")
-	if err == nil {
-		err = unix.Mount(conf, etc, "", unix.MS_BIND, "")
-	}
-	if err != nil {
-		t.Fatalf("name a resolver of its own: %v", err)
-	}
+	bindOver(t, conf, etc)
 	c, err := net.ListenPacket("udp", "127.0.0.1:53")
 	if err != nil {
 		t.Fatal(err)
@@ -249,6 +208,7 @@ func (s *nameServer) all() []string {
 // harnessLab is a box with an engine that can be stopped in the middle of an answer, and a laptop that is connected.
 type harnessLab struct {
 	t     *testing.T
+	net   *netlab.Lab
 	box   *engineBox
 	user  *user
 	relay *relay
@@ -261,7 +221,7 @@ type harnessLab struct {
 
 func newHarnessLab(t *testing.T, root string) *harnessLab {
 	t.Helper()
-	l := &harnessLab{t: t, root: root}
+	l := &harnessLab{t: t, net: netlab.New(t), root: root}
 	l.ollama = remotetest.StartOllama(t)
 	l.models = l.ollama.Models
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -269,8 +229,12 @@ func newHarnessLab(t *testing.T, root string) *harnessLab {
 	if err := remotetest.CreateForHarnesses(ctx, l.ollama.URL); err != nil {
 		t.Fatal(err)
 	}
-	l.relay = startRelay(t, l.ollama.Address)
-	l.box = newEngineBox(t, "ollama", peer.Need(t, "ollama"))
+	ln, err := l.net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.relay = startRelay(t, ln, l.ollama.Address)
+	l.box = engineBoxOf(t, func(extra string) *peer.SSHD { return l.net.StartSSHD(extra) }, "ollama", peer.Need(t, "ollama"))
 	l.box.addr = l.relay.addr
 	l.user = l.box.user("talker", 65536)
 	// Codex CLI does not run its helpers from below the folder of temporary files.
@@ -314,6 +278,14 @@ func (l *harnessLab) restart() {
 	l.relay.lead(l.ollama.Address)
 }
 
+// hole loses every packet for a while, without a word to either side; the engine goes on answering meanwhile.
+func (l *harnessLab) hole() {
+	l.net.Hole(true)
+	l.relay.disarm()
+	time.Sleep(40 * time.Second)
+	l.net.Hole(false)
+}
+
 func (l *harnessLab) version(name string) string {
 	cmd := exec.Command(filepath.Join(l.root, "bin", name), "--version")
 	cmd.Env = l.env()
@@ -349,7 +321,11 @@ type ran struct {
 	code      int
 	start     time.Time
 	took      time.Duration
+	asks      time.Duration // from its start to the first event of an answer
 }
+
+// rest is what it takes from the first event of an answer to its end.
+func (r *ran) rest() time.Duration { return r.took - r.asks }
 
 func (r *ran) String() string {
 	return fmt.Sprintf("%s: exit %d after %s\nstdout: %s\nstderr: %s", strings.Join(r.args, " "), r.code, seconds(r.took), tail(r.out.String()), tail(r.errs.String()))
@@ -379,8 +355,15 @@ func (l *harnessLab) launch(t *testing.T, run harnessRun, model string, args []s
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Stdout, cmd.Stderr = &r.out, &r.errs
 	r.start = time.Now()
+	first := l.relay.first()
 	err := cmd.Run()
 	r.took = time.Since(r.start)
+	select {
+	case at := <-first:
+		r.asks = at.Sub(r.start)
+	default:
+		r.asks = r.took
+	}
 	if cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
@@ -388,14 +371,14 @@ func (l *harnessLab) launch(t *testing.T, run harnessRun, model string, args []s
 	return r
 }
 
-// ends is how long after the end of a fault a run may end: 2.5 s, what the harness itself waits before it asks again, and what
-// its run takes without a fault, as it may only have begun.
-func (run harnessRun) ends(plain time.Duration) time.Duration {
-	return 2500*time.Millisecond + run.retry + plain
+// ends is how long after the end of a fault a run may end: 2.5 s, what the harness itself waits before it asks again, and
+// what a run without a fault takes from its answer on; where it had not asked yet, also what it takes until then.
+func (run harnessRun) ends(plain *ran, down time.Duration) time.Duration {
+	return 2500*time.Millisecond + run.retry + plain.rest() + max(0, plain.asks-down)
 }
 
 // fault runs a harness while a fault happens. back is how long after the end of the fault the run had ended.
-func (l *harnessLab) fault(t *testing.T, run harnessRun, f fault, plain time.Duration) (back time.Duration, r *ran) {
+func (l *harnessLab) fault(t *testing.T, run harnessRun, f fault, plain *ran) (back time.Duration, r *ran) {
 	t.Helper()
 	var ended atomic.Int64 // when the fault was over
 	var wg sync.WaitGroup
@@ -426,21 +409,18 @@ func (l *harnessLab) fault(t *testing.T, run harnessRun, f fault, plain time.Dur
 	}
 	back = r.start.Add(r.took).Sub(time.Unix(0, ended.Load()))
 	t.Logf("%s: it ended %s after the fault, %s in all", f.name, seconds(back), seconds(r.took))
-	limit := run.ends(plain)
-	if f.name == faults[4].name { // it never comes back by itself, and is found within 23 s
-		limit += 23 * time.Second
+	limit := run.ends(plain, f.down)
+	if f.cut != nil { // it had asked
+		limit = run.ends(plain, plain.asks)
 	}
 	if back > limit {
 		t.Errorf("%s: it ended only %s after the fault, want %s at most", f.name, seconds(back), seconds(limit))
-	}
-	if f.name == faults[4].name {
-		l.box.sshd.KillConnections() // those that were stopped
 	}
 	return back, r
 }
 
 // long runs all harnesses through one long outage, and says how long after it each had ended.
-func (l *harnessLab) long(t *testing.T, plain map[string]time.Duration) (back []time.Duration) {
+func (l *harnessLab) long(t *testing.T, plain map[string]*ran) (back []time.Duration) {
 	l.box.sshd.Stop()
 	runs := make([]*ran, len(harnessRuns))
 	var wg sync.WaitGroup
@@ -455,7 +435,7 @@ func (l *harnessLab) long(t *testing.T, plain map[string]time.Duration) (back []
 		r.answered(t, remotetest.Hello)
 		back = append(back, r.start.Add(r.took).Sub(up))
 		t.Logf("%s: it ended %s after the link was back, %s in all", harnessRuns[i].name, seconds(back[i]), seconds(r.took))
-		if limit := harnessRuns[i].ends(plain[harnessRuns[i].name]) + 2*time.Second; back[i] > limit { // a Retry-After of the 503
+		if limit := harnessRuns[i].ends(plain[harnessRuns[i].name], long) + 2*time.Second; back[i] > limit { // a Retry-After of the 503
 			t.Errorf("%s: it ended only %s after the link was back, want %s at most", harnessRuns[i].name, seconds(back[i]), seconds(limit))
 		}
 	}
@@ -512,31 +492,6 @@ func (l *harnessLab) wired(t *testing.T, run harnessRun) {
 	}
 }
 
-// silence stops the server's processes of the connections that there are: what is sent is taken, and nothing comes.
-func (l *harnessLab) silence() {
-	text, err := os.ReadFile(filepath.Join(filepath.Dir(l.box.sshd.Config), "pid"))
-	if err != nil {
-		l.t.Error(err)
-		return
-	}
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	parents := map[string]bool{strings.TrimSpace(string(text)): true}
-	for range 3 { // a connection, its session, what that runs
-		for _, f := range stats {
-			stat, err := os.ReadFile(f)
-			pid, rest, ok := strings.Cut(string(stat), " ")
-			if at := strings.LastIndexByte(rest, ')'); err == nil && ok && at > 0 && strings.HasPrefix(rest, "(sshd") {
-				if fields := strings.Fields(rest[at+1:]); len(fields) > 1 && parents[fields[1]] && !parents[pid] {
-					parents[pid] = true
-					if n, err := strconv.Atoi(pid); err == nil {
-						syscall.Kill(n, syscall.SIGSTOP)
-					}
-				}
-			}
-		}
-	}
-}
-
 // relay stands before the engine, and can stop an answer in its middle.
 type relay struct {
 	addr string
@@ -545,15 +500,11 @@ type relay struct {
 	to     string     // empty: nobody listens
 	middle chan struct{}
 	wait   chan struct{}
+	begun  chan time.Time // told of the next answer's first event
 	conns  map[net.Conn]bool
 }
 
-func startRelay(t *testing.T, to string) *relay {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+func startRelay(t *testing.T, ln net.Listener, to string) *relay {
 	r := &relay{addr: ln.Addr().String(), to: to, conns: map[net.Conn]bool{}}
 	t.Cleanup(func() {
 		ln.Close()
@@ -594,10 +545,22 @@ func (r *relay) arm() <-chan struct{} {
 	return r.middle
 }
 
+// disarm lets the answer that was stopped go on. It may be called twice.
 func (r *relay) disarm() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	close(r.wait)
+	if r.wait != nil {
+		close(r.wait)
+		r.wait = nil
+	}
+}
+
+// first is told when the next streamed answer begins.
+func (r *relay) first() <-chan time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.begun = make(chan time.Time, 1)
+	return r.begun
 }
 
 func (r *relay) serve(c net.Conn) {
@@ -633,6 +596,10 @@ func (r *relay) serve(c net.Conn) {
 				r.mu.Lock()
 				middle, wait := r.middle, r.wait
 				r.middle = nil
+				if r.begun != nil {
+					r.begun <- time.Now()
+					r.begun = nil
+				}
 				r.mu.Unlock()
 				if middle != nil { // the first event goes through, and then nothing
 					end := at + cmp.Or(max(0, bytes.Index(head[at:], []byte("\n\n"))), len(head[at:]))

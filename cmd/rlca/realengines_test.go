@@ -37,8 +37,14 @@ type engineBox struct {
 // environment.
 func newEngineBox(t *testing.T, engine, program string, env ...string) *engineBox {
 	t.Helper()
+	return engineBoxOf(t, func(extra string) *peer.SSHD { return peer.StartSSHD(t, extra) }, engine, program, env...)
+}
+
+// engineBoxOf does so where start starts an sshd with one more line.
+func engineBoxOf(t *testing.T, start func(extra string) *peer.SSHD, engine, program string, env ...string) *engineBox {
+	t.Helper()
 	b := &engineBox{t: t, home: t.TempDir(), engine: engine, addr: fmt.Sprintf("127.0.0.1:%d", remotetest.FreePort(t))}
-	b.sshd = peer.StartSSHD(t, "SetEnv HOME="+b.home+" OMP_NUM_THREADS=1 LLAMA_ARG_THREADS=1 PATH="+filepath.Dir(program)+":/usr/bin:/bin:/usr/sbin "+strings.Join(env, " "))
+	b.sshd = start("SetEnv HOME=" + b.home + " OMP_NUM_THREADS=1 LLAMA_ARG_THREADS=1 PATH=" + filepath.Dir(program) + ":/usr/bin:/bin:/usr/sbin " + strings.Join(env, " "))
 	return b
 }
 

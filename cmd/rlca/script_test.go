@@ -15,10 +15,14 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"rlca/internal/box"
+	"rlca/internal/netlab"
 	"rlca/internal/supervisor"
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv("RLCA_TEST_HARNESSES") != "" && filepath.Base(os.Args[0]) != "rlca" {
+		netlab.Enter()
+	}
 	testscript.Main(m, map[string]func(){"rlca": main})
 }
 

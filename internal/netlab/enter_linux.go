@@ -23,7 +23,8 @@ var (
 )
 
 // Enter replaces this process by one that runs the same in a network namespace of its own, with nothing but a
-// loopback in it, and returns only there. Without root on Linux it returns at once.
+// loopback in it, and returns only there. What is mounted there is mounted nowhere else, so that a test can have a
+// resolver of its own. Without root on Linux it returns at once.
 func Enter() {
 	outside := os.Getenv(mark)
 	here, err := os.Readlink("/proc/self/ns/net")
@@ -33,7 +34,11 @@ func Enter() {
 	case err != nil:
 		refusal = fmt.Sprintf("read this process's network namespace: %v", err)
 	case outside != "" && outside != here:
-		if err := loopback(); err != nil {
+		err := loopback()
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		if err != nil {
 			refusal = err.Error()
 			return
 		}
@@ -54,7 +59,7 @@ func again(here string) {
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), mark+"="+here)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
 
 	// The child gets its death signal when the thread that started it ends, not the process.
 	runtime.LockOSThread()

@@ -7,7 +7,7 @@ import (
 )
 
 // ToolFile is the file that the harnesses' tool call writes in the folder in which it runs.
-const ToolFile = "rlca-tool-ok"
+const ToolFile = "hello.txt"
 
 // shellTools are the shells of the harnesses by the names that they give them, with what asks the scripted model for a
 // call, and the call. Each echoes hi and writes ToolFile.
@@ -16,11 +16,11 @@ var shellTools = []struct {
 	after byte
 	call  string
 }{
-	{"Bash", '@', `{"name": "Bash", "parameters": {"command": "echo hi | tee rlca-tool-ok", "description": "say hi"}}`},
-	{"bash", '#', `{"name": "bash", "parameters": {"command": "echo hi | tee rlca-tool-ok", "description": "say  hi"}}`},
-	{"run_shell_command", '%', `{"name": "run_shell_command", "parameters": {"command": "echo hi | tee rlca-tool-ok", "is_background": false}}`},
-	{"exec_command", '=', `{"name": "exec_command", "parameters": {"cmd": "echo hi | tee rlca-tool-ok"}}`},
-	{"shell_command", '+', `{"name": "shell_command", "parameters": {"command": "echo hi | tee rlca-tool-ok"}}`},
+	{"Bash", '@', `{"name": "Bash", "parameters": {"command": "echo hi | tee hello.txt", "description": "say hi"}}`},
+	{"bash", '#', `{"name": "bash", "parameters": {"command": "echo hi | tee hello.txt", "description": "say  hi"}}`},
+	{"run_shell_command", '%', `{"name": "run_shell_command", "parameters": {"command": "echo hi | tee hello.txt", "is_background": false}}`},
+	{"exec_command", '=', `{"name": "exec_command", "parameters": {"cmd": "echo hi | tee hello.txt"}}`},
+	{"shell_command", '+', `{"name": "shell_command", "parameters": {"command": "echo hi | tee hello.txt"}}`},
 }
 
 // Talker is a template with which the scripted model answers Hello, whatever tools there are; it has to name them, or
@@ -38,6 +38,18 @@ func Worker() string {
 
 // CreateForHarnesses gives the Ollama at baseURL two models, talker and worker.
 func CreateForHarnesses(ctx context.Context, baseURL string) error {
+	if err := createWith(ctx, baseURL, "talker", Talker); err != nil {
+		return err
+	}
+	return CreateWorker(ctx, baseURL, "worker")
+}
+
+// CreateWorker gives it the model of Worker under a name.
+func CreateWorker(ctx context.Context, baseURL, name string) error {
+	return createWith(ctx, baseURL, name, Worker())
+}
+
+func createWith(ctx context.Context, baseURL, name, template string) error {
 	dir, err := os.MkdirTemp("", "rlca-scripted-")
 	if err != nil {
 		return err
@@ -47,11 +59,5 @@ func CreateForHarnesses(ctx context.Context, baseURL string) error {
 	if err := WriteScripted(path); err != nil {
 		return err
 	}
-	for name, template := range map[string]string{"talker": Talker, "worker": Worker()} {
-		err := Create(ctx, baseURL, name, path, map[string]any{"template": template, "parameters": map[string]any{"num_thread": 1, "temperature": 0}})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return Create(ctx, baseURL, name, path, map[string]any{"template": template, "parameters": map[string]any{"num_thread": 1, "temperature": 0}})
 }

@@ -52,18 +52,7 @@ func StartOllama(t testing.TB, env ...string) *Ollama {
 
 // CreateScripted uploads the scripted model to the Ollama at baseURL and gives it a name.
 func CreateScripted(ctx context.Context, baseURL, name string) error {
-	dir, err := os.MkdirTemp("", "rlca-scripted-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "scripted.gguf")
-	if err := WriteScripted(path); err != nil {
-		return err
-	}
-	return Create(ctx, baseURL, name, path, map[string]any{
-		"template": Template, "parameters": map[string]any{"num_thread": 1, "temperature": 0},
-	})
+	return createWith(ctx, baseURL, name, Template)
 }
 
 // Create uploads the GGUF file at path to the Ollama at baseURL and gives it a name; more is what else the request to
