@@ -371,7 +371,7 @@ func sizeOf(m *remote.ModelMissingError) string {
 	if m.Bytes <= 0 {
 		return ""
 	}
-	return fmt.Sprintf(" (%s)", fit.Bytes(m.Bytes))
+	return fmt.Sprintf(" (about %s)", fit.Bytes(m.Bytes))
 }
 
 func (a *app) disconnectCmd() *cobra.Command {

@@ -225,7 +225,7 @@ func adviseOn(err error) advice {
 		if len(missing.Near) > 0 {
 			adv.hints = append(adv.hints, "on the box: "+strings.Join(missing.Near, ", "))
 		}
-		adv.hints = append(adv.hints, "to download it on the box: rlca connect HOST --model "+missing.Model+" --yes")
+		adv.hints = append(adv.hints, "to download it on the box"+sizeOf(missing)+": rlca connect HOST --model "+missing.Model+" --yes")
 		return adv
 	case errors.As(err, &pull):
 		return advice{code: exitFailed, hints: pullHints(pull)}

@@ -353,6 +353,10 @@ func (i *Instance) serve(ctx context.Context, s *Survey, emit func(Event)) error
 	if server != nil {
 		i.serving(server)
 	}
+	var missing *remote.ModelMissingError
+	if errors.As(err, &missing) && missing.Bytes == 0 && s.Fit != nil && s.Fit.Weights != nil {
+		missing.Bytes = int64(*s.Fit.Weights) // a download is little more than the weights
+	}
 	if err != nil {
 		return err
 	}
