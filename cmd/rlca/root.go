@@ -187,6 +187,9 @@ func (a *app) request(host string) (instance.Request, error) {
 		}
 		req.SSHConfig = abs
 	}
+	if st, err := a.hosts([]string{host}); err == nil && a.sshConfig == "" { // as it was connected
+		req.SSHConfig = st.Hosts[0].SSHConfig
+	}
 	if host == "" || strings.HasPrefix(host, "-") {
 		return req, usagef("%q is no host: give a profile, a name of ssh_config, user@host[:port] or local", host)
 	}

@@ -23,7 +23,9 @@ type Status struct {
 	// Meter is null before the model has answered through the port, and in mode tcp.
 	Meter *MeterStatus `json:"meter"`
 	// Local is true for this machine: there is no link.
-	Local     bool   `json:"local"`
+	Local bool `json:"local"`
+	// SSHConfig is the -F FILE that the host was connected with, empty if there was none.
+	SSHConfig string `json:"ssh_config"`
 	LastError string `json:"last_error"`
 }
 
@@ -124,7 +126,7 @@ func (i *Instance) Status(ctx context.Context) Status {
 	metered := i.metered()
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	st := Status{Name: i.req.Name, State: "connecting", Since: i.since, Local: i.isLocal(), Forward: ForwardStatus{
+	st := Status{Name: i.req.Name, State: "connecting", Since: i.since, Local: i.isLocal(), SSHConfig: i.req.SSHConfig, Forward: ForwardStatus{
 		Listen: i.listen, Mode: "tcp", Token: i.req.Token != "", Allow: i.req.Profile.Forward.Allow,
 	}}
 	if !i.readyAt.IsZero() {
