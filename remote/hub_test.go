@@ -231,7 +231,7 @@ func hubShellOf(t testing.TB, acc *remotetest.Account, shell string) {
 			t.Skip(err)
 		}
 		shell = program
-		for _, name := range strings.Fields("ls sed dd gzip head tail tr cat mkdir grep ps cut df find wc ln mv rm rmdir chmod sha256sum sleep date env setsid sh readlink id") {
+		for _, name := range strings.Fields("ls sed dd gzip head tail tr cat mkdir grep ps cut df find wc ln mv rm rmdir chmod sha256sum sleep date env setsid sh readlink id sort") {
 			if err := os.Symlink(program, filepath.Join(dir, name)); err != nil {
 				t.Fatal(err)
 			}

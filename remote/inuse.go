@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// InUseError says that a server which rlca started, and which would have to be started anew to serve the plan, may be in
-// use by somebody else. It was left as it is; Plan.MayReplace allows it.
+// InUseError says that a server which rlca started, and which would have to be stopped, or started anew to serve a plan,
+// may be in use by somebody else. It was left as it is; Plan.MayReplace allows it.
 type InUseError struct {
 	Engine  string `json:"engine"`
 	Address string `json:"address"`
-	// Serves says what it serves, Want is the model that was wanted.
+	// Serves says what it serves, Want is the model that was wanted. Both are empty where it was to be stopped.
 	Serves string `json:"serves"`
 	Want   string `json:"want"`
 	// Connections are those that are open to it now. Other is true if another laptop started it, or has found it since.
@@ -21,6 +21,9 @@ type InUseError struct {
 }
 
 func (e *InUseError) Error() string {
+	if e.Want == "" {
+		return fmt.Sprintf("stop %s on %s of the box: %s", e.Engine, e.Address, e.Users())
+	}
 	return fmt.Sprintf("the %s on %s of the box serves %s, and %s: to serve %s it would have to be started anew", e.Engine, e.Address, e.Serves, e.Users(), e.Want)
 }
 
@@ -58,21 +61,64 @@ func laptopOf(mark string) string {
 	return laptop
 }
 
-// foundScript adds a laptop to those that have found the server of a record. The list goes with the record.
+// foundScript adds a laptop to those that have found the server of a record that another one made. The list goes with the record.
 const foundScript = `
-name=%s mark=%s laptop=%s
-record "$name" && [ "$M" = "$mark" ] || return
+name=%s laptop=%s
+record "$name" || return
+case $M in *` + byLaptop + `"$laptop") return ;; esac
 grep -qxF "$laptop" "$D/$name.users" 2>/dev/null || (umask 077; echo "$laptop" >> "$D/$name.users") 2>/dev/null
 `
 
 // noteUse notes on the box that a laptop uses a server which another one started: when it is idle nothing else shows that.
-func (s *service) noteUse(ctx context.Context, f *facts, found *Server, plan Plan) {
-	if found.Adopted || found.Fresh || f.ours.mark == "" || plan.Laptop == "" || plan.Laptop == laptopOf(f.ours.mark) {
+func (s *service) noteUse(ctx context.Context, found *Server, plan Plan) {
+	if s.windows() || found.Adopted || found.Fresh || plan.Laptop == "" {
 		return
 	}
-	if _, err := s.script(ctx, fmt.Sprintf(foundScript, quote(s.job), quote(f.ours.mark), quote(plan.Laptop))); err != nil {
+	if _, err := s.script(ctx, fmt.Sprintf(foundScript, quote(s.job), quote(plan.Laptop))); err != nil {
 		s.log.Info("not noted on the box", "what", "that this laptop uses "+s.title, "err", err)
 	}
+}
+
+// forgetScript takes a laptop from the list again.
+const forgetScript = `
+name=%s laptop=%s
+[ -f "$D/$name.users" ] || return
+(umask 077; grep -vxF "$laptop" "$D/$name.users" > "$D/$name.users.new"; mv -f "$D/$name.users.new" "$D/$name.users") 2>/dev/null
+[ -s "$D/$name.users" ] || rm -f "$D/$name.users"
+`
+
+// Forget notes on the box that a laptop uses the server no longer.
+func (s *service) Forget(ctx context.Context, laptop string) error {
+	if laptop == "" || s.windows() {
+		return nil
+	}
+	_, err := s.script(ctx, fmt.Sprintf(forgetScript, quote(s.job), quote(laptop)))
+	return err
+}
+
+// InUse asks whether another laptop may be using the server that rlca started: it started it, or has found it since and not
+// said that it is done. Then the error is an *InUseError. Open connections do not count, as the asking laptop's own are among them.
+func (s *service) InUse(ctx context.Context, laptop string) error {
+	f, err := s.self.look(ctx)
+	if err != nil {
+		return err
+	}
+	if laptop == "" || f.ours.mark == "" || !f.alive {
+		return nil
+	}
+	other := laptopOf(f.ours.mark)
+	e := &InUseError{Engine: s.title, Address: f.ours.address, Other: other != "" && other != laptop}
+	if !e.Other && !s.windows() {
+		a, err := s.script(ctx, fmt.Sprintf(usersScript, quote(s.job), quote(laptop), portOf(f.ours.address)))
+		if err != nil {
+			return fmt.Errorf("ask who uses %s on %s: %w", s.title, f.ours.address, err)
+		}
+		e.Other = a.int("laptops") > 0
+	}
+	if !e.Other {
+		return nil
+	}
+	return e
 }
 
 // usersScript counts the other laptops of a record, and the connections to a port of the box, by the server's end of them.

@@ -93,7 +93,7 @@ func (e *LlamaServer) ensure(ctx context.Context, j *journal, plan Plan, progres
 			}
 		}
 		if other == "" {
-			e.noteUse(ctx, f, s, plan)
+			e.noteUse(ctx, s, plan)
 			told := *s
 			progress(Progress{Step: StepServing, Text: s.Title() + " on " + s.Address + ", " + s.Origin(), Server: &told})
 			return s, nil

@@ -104,6 +104,7 @@ func (o *Ollama) ensure(ctx context.Context, j *journal, plan Plan, progress fun
 	if len(j.derived) > 0 {
 		s.Added = j.derived[0].name
 	}
+	o.noteUse(ctx, s, plan)
 	return s, nil
 }
 

@@ -356,5 +356,11 @@ func (e *OpenAI) Undo(context.Context, *Server) []string { return nil }
 // Stop does nothing: rlca started none.
 func (e *OpenAI) Stop(context.Context) ([]string, error) { return nil, nil }
 
+// InUse asks nothing: rlca starts no such server.
+func (e *OpenAI) InUse(context.Context, string) error { return nil }
+
+// Forget has nothing to forget.
+func (e *OpenAI) Forget(context.Context, string) error { return nil }
+
 // Log is empty: where such a server writes to is not known.
 func (e *OpenAI) Log(context.Context) (string, error) { return "", nil }

@@ -189,7 +189,7 @@ case $1 in *memory.free*) echo $free; echo 1024;; esac
 			if err != nil || len(m.pids) != 2 || m.held < 1<<20 || m.onGPU() != 1<<30 || m.free != 5<<30 || (m.available < 0) != w.bare {
 				t.Errorf("holding = %+v, %v", m, err)
 			}
-			for _, script := range []string{orphansScript, fmt.Sprintf(holdingScript, "vllm", "''"), fmt.Sprintf(usersScript, "x", "y", 80), fmt.Sprintf(foundScript, "x", "y", "z"), detachScript + fmt.Sprintf(endOrphansScript, "vllm", "x")} {
+			for _, script := range []string{orphansScript, fmt.Sprintf(holdingScript, "vllm", "''"), fmt.Sprintf(usersScript, "x", "y", 80), fmt.Sprintf(foundScript, "x", "y"), fmt.Sprintf(forgetScript, "x", "y"), detachScript + fmt.Sprintf(endOrphansScript, "vllm", "x")} {
 				if a, err := v.script(t.Context(), script); err != nil || len(a.lines["noise"]) > 0 {
 					t.Errorf("a script says %q, %v:\n%s", a.lines["noise"], err, script)
 				}

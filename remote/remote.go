@@ -57,6 +57,11 @@ type Engine interface {
 	// after Ensure and then failed.
 	Undo(ctx context.Context, s *Server) []string
 
+	// InUse asks whether another laptop may be using the server that rlca started; then the error is an *InUseError. Forget
+	// notes that this laptop does not any more. An empty name asks and notes nothing.
+	InUse(ctx context.Context, laptop string) error
+	Forget(ctx context.Context, laptop string) error
+
 	// Stop ends everything on the box that rlca started, from whichever laptop, and says in words what that was.
 	// An adopted server goes on running, without what was added to it.
 	Stop(ctx context.Context) ([]string, error)

@@ -120,7 +120,7 @@ func (v *VLLM) ensure(ctx context.Context, j *journal, plan Plan, progress func(
 		}
 		if m != nil && (s.Adopted || plan.Context == 0 || m.Context == plan.Context) {
 			s.Model = v.measured(ctx, s, m.loaded())
-			v.noteUse(ctx, f, s, plan)
+			v.noteUse(ctx, s, plan)
 			if !s.Adopted {
 				s.Warnings = append(s.Warnings, v.warnings(ctx, plan, s.Version)...)
 				if w := f.vllm.porous(); w != "" {

@@ -171,7 +171,7 @@ func (a *app) connect(req instance.Request, foreground, asJSON bool) error {
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), 20*time.Second)
 	defer cancel()
-	closed, err := client.Disconnect(end, req.Name, false)
+	closed, err := client.Disconnect(end, req.Name, supervisor.LeaveEngine)
 	if err != nil {
 		return err
 	}
@@ -375,7 +375,7 @@ func sizeOf(m *remote.ModelMissingError) string {
 }
 
 func (a *app) disconnectCmd() *cobra.Command {
-	var stopEngine, uninstall bool
+	var stopEngine, uninstall, yes bool
 	c := &cobra.Command{
 		Use: "disconnect [HOST]", Short: "close the port and the link; --stop-engine also stops the engine if rlca started it", Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) (failed error) {
@@ -397,10 +397,21 @@ func (a *app) disconnectCmd() *cobra.Command {
 					}
 				}()
 			}
-			closed, err := client.Disconnect(a.ctx, host, stopEngine)
+			stop := supervisor.LeaveEngine
+			switch {
+			case stopEngine && yes:
+				stop = supervisor.StopAlways
+			case stopEngine:
+				stop = supervisor.StopIfIdle
+			}
+			closed, err := client.Disconnect(a.ctx, host, stop)
+			if a.takeAway(err) {
+				yes = true
+				closed, err = client.Disconnect(a.ctx, host, supervisor.StopAlways)
+			}
 			var gone *supervisor.NotConnectedError
 			if stopEngine && (errors.As(err, &gone) || errors.Is(err, supervisor.ErrNotRunning)) {
-				return a.stopEngine(host) // the port is closed already, the engine may still run
+				return a.stopEngine(host, yes) // the port is closed already, the engine may still run
 			}
 			if err != nil {
 				return err
@@ -413,6 +424,7 @@ func (a *app) disconnectCmd() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&stopEngine, "stop-engine", false, "also stop the engine on the box, if rlca started it")
+	c.Flags().BoolVar(&yes, "yes", false, "stop it although another laptop may be using it")
 	c.Flags().BoolVar(&uninstall, "uninstall", false, "with --stop-engine: also remove the vLLM that rlca installed there")
 	return c
 }
@@ -427,8 +439,17 @@ func (a *app) sayClosed(c *supervisor.Closed) {
 	}
 }
 
+// takeAway asks about an engine that another laptop may be using, if that is the error.
+func (a *app) takeAway(err error) bool {
+	var busy *remote.InUseError
+	if !errors.As(err, &busy) || !a.canAsk() {
+		return false
+	}
+	return a.yes(busy.Engine + " on " + busy.Address + " of the box: " + busy.Users() + ". Stop it all the same?")
+}
+
 // stopEngine reaches a host that is not connected, to stop what rlca started there earlier.
-func (a *app) stopEngine(host string) error {
+func (a *app) stopEngine(host string, yes bool) error {
 	req, err := a.request(host)
 	if err != nil {
 		return err
@@ -436,15 +457,24 @@ func (a *app) stopEngine(host string) error {
 	if err := a.withWorkers(&req); err != nil {
 		return err
 	}
-	stopped, err := instance.StopEngine(a.ctx, req, nil)
+	client, err := a.client()
 	if err != nil {
 		return err
 	}
-	if len(stopped) == 0 {
-		a.talk.say("%s: nothing there was started by rlca", host)
+	if req.Laptop, err = client.Paths.Laptop(); err != nil {
+		return err
+	}
+	req.MayReplace = yes
+	stopped, err := instance.StopEngine(a.ctx, req, nil)
+	if a.takeAway(err) {
+		req.MayReplace = true
+		stopped, err = instance.StopEngine(a.ctx, req, nil)
 	}
 	for _, s := range stopped {
 		a.talk.say("%s: %s", host, s)
 	}
-	return nil
+	if err == nil && len(stopped) == 0 {
+		a.talk.say("%s: nothing there was started by rlca", host)
+	}
+	return err
 }

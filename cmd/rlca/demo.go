@@ -51,7 +51,7 @@ func (a *app) demo() (err error) {
 		return err
 	}
 	defer b.Close()
-	req, stopEngine, done, err := a.demoRequest(ctx, dir)
+	req, engineEnd, done, err := a.demoRequest(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (a *app) demo() (err error) {
 	defer func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 		defer cancel()
-		if _, e := client.Disconnect(end, req.Name, stopEngine); e != nil {
+		if _, e := client.Disconnect(end, req.Name, engineEnd); e != nil {
 			err = errors.Join(err, e)
 		} else if err == nil {
 			a.talk.say("demo    everything it started is gone again. Now with your own box: rlca connect user@host")
@@ -140,24 +140,27 @@ func (a *app) demoBox(dir string) (*box.Box, error) {
 }
 
 // demoRequest says what to connect to: the smallest model of this machine's Ollama, else the built-in engine.
-// stopEngine says that no Ollama runs yet, so that the one that the demo starts has to end with it.
-func (a *app) demoRequest(ctx context.Context, dir string) (req instance.Request, stopEngine bool, done func(), err error) {
+// after is what becomes of the engine: where no Ollama runs yet, the one that the demo starts has to end with it.
+func (a *app) demoRequest(ctx context.Context, dir string) (req instance.Request, after supervisor.Stop, done func(), err error) {
 	req = instance.Request{Name: "demo", Profile: profiles.Default(), SSHConfig: filepath.Join(dir, "ssh_config"), OpenSSH: a.getenv("RLCA_OPENSSH")}
 	req.Profile.Host = "demo"
 	req.Profile.Forward.Listen = "127.0.0.1:0"
 	req.Profile.Model.Context = 4096
 	if model, running := smallest(ctx); model != "" {
 		req.Profile.Model.Name = model
-		return req, !running, func() {}, nil
+		if !running {
+			after = supervisor.StopAlways
+		}
+		return req, after, func() {}, nil
 	}
 	engine, err := box.StartEngine(nil)
 	if err != nil {
-		return req, false, nil, fmt.Errorf("start the built-in engine: %w", err)
+		return req, after, nil, fmt.Errorf("start the built-in engine: %w", err)
 	}
 	a.talk.say("demo    no Ollama with a small model here: a built-in engine that is no model answers instead")
 	req.Profile.Engine.Address = engine.Addr()
 	req.Profile.Model.Name = engine.Model()
-	return req, false, func() { engine.Close() }, nil
+	return req, after, func() { engine.Close() }, nil
 }
 
 // smallest is the smallest model of the Ollama on this machine, or empty, and whether that Ollama runs.

@@ -67,7 +67,7 @@ func newLaptop(t testing.TB) *laptop {
 		c := &supervisor.Client{Paths: supervisor.Paths{State: run, Run: filepath.Join(run, "run")}}
 		if st, err := c.Status(context.Background()); err == nil {
 			for _, h := range st.Hosts {
-				c.Disconnect(context.Background(), h.Name, true)
+				c.Disconnect(context.Background(), h.Name, supervisor.StopAlways)
 			}
 		}
 		if t.Failed() {

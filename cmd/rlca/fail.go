@@ -238,6 +238,8 @@ func adviseOn(err error) advice {
 	case errors.As(err, &other):
 		first, _, _ := strings.Cut(other.Serves, ", ") // of several
 		return advice{code: exitFailed, hints: []string{"take what it serves: --model " + first, "or have rlca start another beside it: [engine] address = \"127.0.0.1:PORT\" in the profile"}}
+	case errors.As(err, &busy) && busy.Want == "":
+		return advice{code: exitHuman, hints: []string{"close the port alone: rlca disconnect HOST", "or take the engine away from whoever uses it: rlca disconnect HOST --stop-engine --yes"}}
 	case errors.As(err, &busy):
 		return advice{code: exitHuman, hints: []string{
 			"take what it serves: --model and --context as it has them",

@@ -249,6 +249,17 @@ func realModels(t *testing.T) (folder string) {
 // held is what a stop says of memory: what was measured before, and after.
 var held = regexp.MustCompile(`: it held (\d+\.\d) MiB, (all of it is free again|and \d+\.\d [KM]iB more are free now)\n`)
 
+// keeps shows that a laptop which is not the only one does not stop the engine without a yes.
+func (b *engineBox) keeps(users ...*user) {
+	b.t.Helper()
+	for _, u := range users {
+		_, said, code := u.rlca("disconnect", "--stop-engine")
+		if code != exitHuman || !strings.Contains(said, "another laptop has connected to it") || !alive(b.pid()) {
+			b.t.Errorf("disconnect --stop-engine from one of two laptops: exit %d, the engine lives: %v\n%s", code, alive(b.pid()), said)
+		}
+	}
+}
+
 // stop ends the engine from one laptop, reads how much it held, and shows that nothing is left.
 func (b *engineBox) stop(u *user, least float64) {
 	b.t.Helper()
@@ -313,6 +324,7 @@ func TestRealOllamaOverSSH(t *testing.T) {
 		const model = "smollm2:135m"
 		first, second := b.user(model, 8192), b.user(model, 8192)
 		pid := b.both(model, 8192, first, second)
+		b.keeps(first, second)
 		b.lose(first, second, model)
 
 		// The engine is killed while nobody is connected who would notice: its runner stays, with the memory. The doctor names
@@ -535,6 +547,7 @@ func TestRealLlamaServerOverSSH(t *testing.T) {
 		}
 
 		pid := b.both(model, 1024, first, second)
+		b.keeps(first, second)
 		b.lose(second, first, model)
 
 		// One wants another context: whichever started it, it is not taken from the other without a yes.

@@ -48,7 +48,7 @@ func TestScripts(t *testing.T) {
 					c := &supervisor.Client{Paths: supervisor.Paths{State: run, Run: filepath.Join(run, dir)}}
 					if st, err := c.Status(context.Background()); err == nil {
 						for _, h := range st.Hosts {
-							c.Disconnect(context.Background(), h.Name, false)
+							c.Disconnect(context.Background(), h.Name, supervisor.LeaveEngine)
 						}
 					}
 				}

@@ -674,6 +674,35 @@ func (i *Instance) StopEngine(ctx context.Context) ([]string, error) {
 	return stopped, err
 }
 
+// InUse says whether another laptop may be using the engine, as remote.Engine.InUse; nil where nobody is known to, or it
+// cannot be asked.
+func (i *Instance) InUse(ctx context.Context) *remote.InUseError {
+	i.mu.Lock()
+	s, server := i.survey, i.server
+	i.mu.Unlock()
+	if s == nil || s.Engine == nil || server == nil || server.Adopted {
+		return nil
+	}
+	var busy *remote.InUseError
+	errors.As(s.Engine.InUse(ctx, i.req.Laptop), &busy)
+	return busy
+}
+
+// Forget notes on the box, if the link is up, that this laptop uses the engine no longer.
+func (i *Instance) Forget(ctx context.Context) {
+	i.mu.Lock()
+	s, link := i.survey, i.link
+	i.mu.Unlock()
+	if s == nil || s.Engine == nil || link != nil && link.Status().State != tunnel.Up {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if err := s.Engine.Forget(ctx, i.req.Laptop); err != nil {
+		i.log.Info("not noted on the box", "what", "that this laptop uses the engine no longer", "err", err)
+	}
+}
+
 // EngineLog returns the end of the engine's log on the box.
 func (i *Instance) EngineLog(ctx context.Context) (string, error) {
 	i.mu.Lock()

@@ -6,9 +6,12 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+
+	"rlca/remote"
 )
 
-// StopEngine reaches a host that is not connected, and stops what rlca started there earlier.
+// StopEngine reaches a host that is not connected, and stops what rlca started there earlier. What another laptop may be
+// using is a *remote.InUseError, and stays, unless req.MayReplace says that it is meant.
 func StopEngine(ctx context.Context, req Request, log *slog.Logger) ([]string, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -30,6 +33,7 @@ func StopEngine(ctx context.Context, req Request, log *slog.Logger) ([]string, e
 		r.Workers = append(r.Workers, worker)
 	}
 	box := boxOf(r.Far, log)
+	var drives []remote.Engine
 	for _, name := range slices.Sorted(maps.Keys(engines)) { // whichever it was that time
 		if box.PowerShell != nil && name != engineOllama {
 			continue // the only one that is started on Windows
@@ -38,6 +42,13 @@ func StopEngine(ctx context.Context, req Request, log *slog.Logger) ([]string, e
 		if name == engineVLLM && len(req.Workers) > 0 {
 			e = clusterOf(req, r, log, nil)
 		}
+		var busy *remote.InUseError
+		if err := e.InUse(ctx, req.Laptop); errors.As(err, &busy) && !req.MayReplace {
+			return nil, err
+		}
+		drives = append(drives, e)
+	}
+	for _, e := range drives {
 		stopped, err := e.Stop(ctx)
 		did, errs = append(did, stopped...), append(errs, err)
 	}

@@ -202,11 +202,24 @@ func (c *Client) start(ctx context.Context) error {
 	}
 }
 
-// Disconnect closes a host's port and link, and with stopEngine also the engine, if rlca started it.
-func (c *Client) Disconnect(ctx context.Context, host string, stopEngine bool) (*Closed, error) {
+// Stop says what becomes of an engine at a disconnect.
+type Stop int
+
+const (
+	LeaveEngine Stop = iota // it goes on running
+	StopIfIdle              // it is stopped if rlca started it, unless another laptop may be using it
+	StopAlways              // it is stopped if rlca started it
+)
+
+// Disconnect closes a host's port and link. stop says what becomes of the engine that rlca started; with StopIfIdle, what another
+// laptop may be using is a *remote.InUseError, and nothing is closed.
+func (c *Client) Disconnect(ctx context.Context, host string, stop Stop) (*Closed, error) {
 	q := url.Values{"host": {host}}
-	if stopEngine {
+	if stop != LeaveEngine {
 		q.Set("stop_engine", "true")
+	}
+	if stop == StopAlways {
+		q.Set("yes", "true")
 	}
 	resp, err := c.do(ctx, "POST", "/v1/disconnect", q, nil)
 	if err != nil {
@@ -216,6 +229,9 @@ func (c *Client) Disconnect(ctx context.Context, host string, stopEngine bool) (
 	var closed Closed
 	if err := json.NewDecoder(resp.Body).Decode(&closed); err != nil {
 		return nil, fmt.Errorf("supervisor: disconnect %s: %w", host, err)
+	}
+	if closed.InUse != nil {
+		return nil, closed.InUse
 	}
 	return &closed, nil
 }

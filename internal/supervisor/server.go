@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"rlca/internal/instance"
+	"rlca/remote"
 )
 
 var errLocked = errors.New("another supervisor is running")
@@ -397,6 +398,8 @@ type Closed struct {
 	Left []string `json:"left"`
 	// Error is why the engine could not be stopped; the port is closed all the same.
 	Error string `json:"error,omitempty"`
+	// InUse is set if another laptop may be using the engine that was to be stopped: then nothing was closed.
+	InUse *remote.InUseError `json:"in_use,omitempty"`
 }
 
 func (s *Server) disconnect(w http.ResponseWriter, r *http.Request) {
@@ -406,7 +409,16 @@ func (s *Server) disconnect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := Closed{Host: h.name, Stopped: []string{}, Left: []string{}}
-	if r.URL.Query().Get("stop_engine") == "true" {
+	q := r.URL.Query()
+	if q.Get("stop_engine") != "true" {
+		h.inst.Forget(r.Context())
+	} else {
+		if q.Get("yes") != "true" {
+			if c.InUse = h.inst.InUse(r.Context()); c.InUse != nil {
+				send(w, c)
+				return
+			}
+		}
 		stopped, err := h.inst.StopEngine(r.Context())
 		c.Stopped = append(c.Stopped, stopped...)
 		if err != nil {

@@ -135,7 +135,7 @@ func TestOneSupervisor(t *testing.T) {
 		}
 	}
 	var none *NotConnectedError
-	if _, err := c.Disconnect(ctx, "spark", false); !errors.As(err, &none) || none.Host != "spark" {
+	if _, err := c.Disconnect(ctx, "spark", LeaveEngine); !errors.As(err, &none) || none.Host != "spark" {
 		t.Errorf("Disconnect of an unknown host: %v", err)
 	}
 	old := &Client{Paths: p, Version: "2"}
