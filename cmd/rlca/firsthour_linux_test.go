@@ -149,16 +149,22 @@ func newPerson(t *testing.T, root string) *person {
 	goEnv := func(name string) string {
 		text, err := exec.Command("go", "env", name).Output()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("go env %s: %v", name, err)
 		}
 		return strings.TrimSpace(string(text))
+	}
+	registry := exec.Command(filepath.Join(root, "bin", "npm"), "config", "get", "registry") // its cache goes by the address
+	registry.Env = append(os.Environ(), "PATH="+filepath.Join(root, "bin")+":"+os.Getenv("PATH"))
+	address, err := registry.Output()
+	if err != nil {
+		t.Fatalf("npm config get registry: %v", err)
 	}
 	p.env = []string{
 		"HOME=" + p.home, "USER=root", "LOGNAME=root", "SHELL=/bin/bash", "TERM=dumb", "LANG=C.UTF-8", "XDG_RUNTIME_DIR=" + runtimeDir,
 		"PATH=" + strings.Join([]string{filepath.Join(p.home, ".local", "bin"), filepath.Join(root, "bin"), filepath.Join(goEnv("GOROOT"), "bin"), "/usr/local/bin:/usr/bin:/bin"}, ":"),
 		"GOMODCACHE=" + goEnv("GOMODCACHE"), "GOCACHE=" + goEnv("GOCACHE"), "GOPROXY=off", "GOFLAGS=", "GOTOOLCHAIN=local",
 		"npm_config_cache=" + filepath.Join(root, "npm-cache"), "npm_config_offline=true", "npm_config_update_notifier=false", "npm_config_audit=false",
-		"npm_config_prefix=" + filepath.Join(p.home, ".local"),
+		"npm_config_registry=" + strings.TrimSpace(string(address)), "npm_config_prefix=" + filepath.Join(p.home, ".local"),
 	}
 	if out, err := p.run(t, time.Minute, "ssh", "-o", "BatchMode=yes", "spark", "true"); err != nil {
 		t.Fatalf("ssh spark true: %v\n%s", err, out)

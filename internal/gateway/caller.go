@@ -30,6 +30,7 @@ type caller struct {
 	far     *far // nil between two requests, or kept for the next
 	head    []byte
 	spare   int64 // of the budget, for an absurd head
+	unseen  bool  // it may have left while it was held
 	running sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
@@ -124,9 +125,17 @@ func (c *caller) leave() {
 }
 
 func (c *caller) refuse(ctx context.Context, h *head, r *refusal) {
-	c.g.count(func(s *Stats) { s.Refused++ })
+	after := 0
+	c.g.count(func(s *Stats) {
+		if r.status == http.StatusServiceUnavailable { // there is no room
+			after = retrySoon
+			s.Failed++
+		} else {
+			s.Refused++
+		}
+	})
 	c.g.log().Info("request refused", "status", r.status, "why", r.message)
-	c.answer(ctx, h, r, 0)
+	c.answer(ctx, h, r, after)
 }
 
 func (c *caller) unspare() {
@@ -285,14 +294,7 @@ func (c *caller) sum(x *Exchange, p *passage, f *far, how outcome) {
 	x.Cut, x.Left = how == cut || how == garbage, how == left
 	over := how == kept || how == closed
 	if !over {
-		f.conn.Close()
-		limit := time.NewTimer(leaveAfter)
-		defer limit.Stop()
-		select {
-		case <-f.ended:
-			over = true
-		case <-limit.C:
-		}
+		over = f.hangUp()
 	}
 	if x.Cut {
 		c.g.count(func(s *Stats) { s.Reset++ })
@@ -363,11 +365,23 @@ func (c *caller) carry(ctx context.Context, f *far, p *passage, h *head, reused 
 	whole := p.whole
 	var slow <-chan time.Time
 	for {
+		switch {
+		case whole != nil:
+		case p.last || h.req.Close || stuck || ended || h.expect && !p.goOn && !body.done():
+			return closed
+		case body.done():
+			return kept
+		}
 		if piece, end := c.in.peek(); !stuck && (len(out) > 0 || !body.done() && len(piece) > 0) {
 			before := body
 			n, err := body.feed(piece, nil)
 			if err != nil {
 				return c.broken(f, p)
+			}
+			if c.unseen && body.done() {
+				if c.unseen = false; c.gone() {
+					return left
+				}
 			}
 			if len(out) > 0 {
 				out = append(out, piece[:n]...) // one packet for most requests
@@ -376,7 +390,10 @@ func (c *caller) carry(ctx context.Context, f *far, p *passage, h *head, reused 
 			}
 			m, err := f.conn.Write(out)
 			if err != nil && reused && !wrote && m == 0 {
-				return stale // none of it has left
+				if f.hangUp() && !p.passed {
+					return stale // none of it has left
+				}
+				return cut // what the engine said as it closed is taken for the answer
 			}
 			before.feed(piece[:n], func(data []byte) {
 				p.x.RequestBytes += int64(len(data))
@@ -413,14 +430,22 @@ func (c *caller) carry(ctx context.Context, f *far, p *passage, h *head, reused 
 		case <-ctx.Done():
 			return cut
 		}
-		switch {
-		case whole != nil:
-		case p.last || h.req.Close || stuck || ended || h.expect && !p.goOn && !body.done():
-			return closed
-		case body.done():
-			return kept
+	}
+}
+
+// gone looks once more whether the caller is there before the engine gets the last of its request: all of it has been
+// read by now, and its end would come next.
+func (c *caller) gone() bool {
+	limit := time.NewTimer(lastLook)
+	defer limit.Stop()
+	for c.in.ended() == nil {
+		select {
+		case <-c.in.news:
+		case <-limit.C:
+			return false
 		}
 	}
+	return true
 }
 
 // lost tells what it means that the far side has ended.
@@ -439,15 +464,8 @@ func (c *caller) lost(f *far, p *passage, h *head, reused bool) outcome {
 
 // broken ends a request whose body cannot be read. The far side has not had all of it, and will not do it.
 func (c *caller) broken(f *far, p *passage) outcome {
-	f.conn.Close()
-	limit := time.NewTimer(leaveAfter)
-	defer limit.Stop()
-	select {
-	case <-f.ended:
-		if !p.passed {
-			return broken
-		}
-	case <-limit.C:
+	if f.hangUp() && !p.passed {
+		return broken
 	}
 	return cut
 }

@@ -70,6 +70,19 @@ func (f *far) current() *passage {
 	return f.now
 }
 
+// hangUp closes the connection, and reports whether its goroutine has ended: what that knows may be read only then.
+func (f *far) hangUp() bool {
+	f.conn.Close()
+	limit := time.NewTimer(leaveAfter)
+	defer limit.Stop()
+	select {
+	case <-f.ended:
+		return true
+	case <-limit.C:
+		return false
+	}
+}
+
 // run passes on what the far side says, until it ends.
 func (f *far) run(local net.Conn) {
 	err, raw := f.pass(local)

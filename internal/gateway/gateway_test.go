@@ -262,6 +262,15 @@ func TestAnswersOfAllKinds(t *testing.T) {
 		"close":        {get, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", true},
 		"asked close":  {"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", true},
 		"bare lf":      {get, "HTTP/1.1 200 OK\nContent-Length: 2\n\nok", false},
+		"head 304":     {"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nContent-Length: 17\r\n\r\n", false},
+		"204 counted":  {get, "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", false},
+		"204 chunked":  {get, "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", false},
+		"304 chunked":  {get, "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", false},
+		"205":          {get, "HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n", false},
+		"continue":     {get, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\nX: y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", false},
+		"hint of 199":  {get, "HTTP/1.1 199 Odd\r\nContent-Length: 7\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", false},
+		"lengths":      {get, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\ncontent-length: 2\r\n\r\nok", false},
+		"trailers":     {get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0001;a=\"b\"\r\nx\r\n000;y\r\nA: b\r\nC:\r\n\r\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -432,9 +441,10 @@ func TestLargeHeads(t *testing.T) {
 	t.Parallel()
 	e := newEngine(t, serveHTTP)
 	addr := served(t, &Gateway{Dial: e.Dial})
-	for size, want := range map[int]int{900 << 10: 200, 1<<20 + 10: 431, 4 << 20: 431} {
+	const begin, end = "GET / HTTP/1.1\r\nHost: localhost\r\nX-Big: ", "\r\n\r\n"
+	for size, want := range map[int]int{900 << 10: 200, maxHead: 200, maxHead + 1: 431, 4 << 20: 431} {
 		c := call(t, addr)
-		go io.WriteString(c, "GET / HTTP/1.1\r\nHost: localhost\r\nX-Big: "+strings.Repeat("x", size)+"\r\n\r\n")
+		go io.WriteString(c, begin+strings.Repeat("x", size-len(begin+end))+end)
 		resp, _ := readAnswer(t, bufio.NewReader(c), "GET")
 		if resp.StatusCode != want {
 			t.Errorf("a head of %d bytes is answered %d, want %d", size, resp.StatusCode, want)
@@ -568,6 +578,16 @@ func TestGarbage(t *testing.T) {
 		"gzip":      "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nx",
 		"unasked":   "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
 		"zeros":     "\x00\x00\x00",
+		"blank":     "\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		"icy":       "ICY 200 OK\r\n\r\n",
+		"lower":     "http/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		"status 99": "HTTP/1.1 099 Odd\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		"long":      "HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
+		"page":      "<html>no</html>\r\n\r\n",
+		"hint":      "HTTP/1.1 103 Early Hints\r\n\r\nSSH-2.0-OpenSSH_9.2\r\n",
+		"coded":     "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+		"codings":   "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"absurd":    "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
 		"endless":   "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: y\r\n", 200000),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -609,16 +629,29 @@ func TestGarbage(t *testing.T) {
 // TestMoreThanAnAnswer: what the engine says beyond its answer is not passed on, nor taken for the next one.
 func TestMoreThanAnAnswer(t *testing.T) {
 	t.Parallel()
-	e := newEngine(t, func(c *net.TCPConn, r *bufio.Reader) {
-		http.ReadRequest(r)
-		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
-		io.Copy(io.Discard, r)
-	})
-	c := call(t, served(t, &Gateway{Dial: e.Dial}))
-	send(t, c, get+get)
-	got, err := io.ReadAll(c)
-	if want := "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"; err != nil || string(got) != want {
-		t.Errorf("got %q, %v, want %q", got, err, want)
+	const evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+	head := strings.Replace(get, "GET", "HEAD", 1)
+	for name, test := range map[string]struct{ request, answer string }{
+		"counted":     {get, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"},
+		"chunked":     {get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"},
+		"head":        {head, "HTTP/1.1 200 OK\r\nContent-Length: 49\r\n\r\n"},
+		"204 counted": {get, "HTTP/1.1 204 No Content\r\nContent-Length: 49\r\n\r\n"},
+		"204 chunked": {get, "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"},
+		"304":         {get, "HTTP/1.1 304 Not Modified\r\nContent-Length: 49\r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEngine(t, func(c *net.TCPConn, r *bufio.Reader) {
+				http.ReadRequest(r)
+				io.WriteString(c, test.answer+evil)
+				io.Copy(io.Discard, r)
+			})
+			c := call(t, served(t, &Gateway{Dial: e.Dial}))
+			send(t, c, test.request+test.request)
+			if got, err := io.ReadAll(c); err != nil || string(got) != test.answer {
+				t.Errorf("got %q, %v, want %q", got, err, test.answer)
+			}
+		})
 	}
 }
 
@@ -694,18 +727,22 @@ func TestReplay(t *testing.T) {
 func TestEarlyAnswer(t *testing.T) {
 	t.Parallel()
 	const answer = "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno"
+	heard := make(chan bool)
 	e := newEngine(t, func(c *net.TCPConn, r *bufio.Reader) {
 		http.ReadRequest(r)
 		io.WriteString(c, answer)
 		c.CloseWrite()
-		time.Sleep(20 * time.Millisecond)
+		select {
+		case <-heard:
+		case <-t.Context().Done():
+		}
 	})
 	addr := served(t, &Gateway{Dial: e.Dial})
-	for range 10 {
+	for range 3 {
 		c := call(t, addr)
 		sent := make(chan error, 1)
 		go func() {
-			_, err := io.WriteString(c, post("/v1/messages", strings.Repeat("x", 8<<20)))
+			_, err := io.WriteString(c, post("/v1/messages", strings.Repeat("x", 6<<20)))
 			sent <- err
 		}()
 		if err := <-sent; err != nil { // it is not reset while it sends, so that even who sends first hears
@@ -715,6 +752,7 @@ func TestEarlyAnswer(t *testing.T) {
 		if got, err := io.ReadAll(c); err != nil || string(got) != answer {
 			t.Errorf("got %q, %v, want %q", got, err, answer)
 		}
+		heard <- true
 	}
 }
 
@@ -800,6 +838,11 @@ func TestIdleMakesRoom(t *testing.T) {
 	g := &Gateway{Dial: e.Dial, MaxOpen: 4}
 	addr := served(t, g)
 	first := call(t, addr)
+	waitFor(t, "the first rests", func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.idle) == 1
+	})
 	for range 3 {
 		c := call(t, addr)
 		send(t, c, get)
@@ -840,6 +883,22 @@ func TestSmuggling(t *testing.T) {
 		"POST / HTTP/1.1\r\n" + h + "Transfer-Encoding: \x0bchunked\r\n\r\n":                           400,
 		"POST / HTTP/1.1\r\n" + h + "Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n":       400,
 		"POST / HTTP/1.0\r\n" + h + "Transfer-Encoding: chunked\r\n\r\n":                               400,
+		"POST / HTTP/1.1\r\n" + h + "Content-Length: 4;\r\n\r\n":                                       400,
+		"POST / HTTP/1.1\r\n" + h + "Content-Length: 1e1\r\n\r\n":                                      400,
+		"POST / HTTP/1.1\r\n" + h + "Content-Length: 4 4\r\n\r\n":                                      400,
+		"POST / HTTP/1.1\r\n" + h + "Content-Length: 9223372036854775808\r\n\r\n":                      400,
+		"POST / HTTP/1.1\r\n" + h + "Content-Length: 4\r\n\t5\r\n\r\n":                                 400,
+		"POST / HTTP/1.1\r\n" + h + "Content-Length: 4\r\nTransfer-Encoding\t: chunked\r\n\r\n":        400,
+		"POST / HTTP/1.1\r\n" + h + "Content-Length: 4\r\nTransfer-Encoding: chunked\n\r\n":            400,
+		"POST / HTTP/1.1\r\n" + h + "Content-Length: 4\r\nX: y\rTransfer-Encoding: chunked\r\n\r\n":    400,
+		"POST / HTTP/1.1\r\n" + h + "Transfer-Encoding:\r\n chunked\r\n\r\n":                           400,
+		"POST / HTTP/1.1\r\n" + h + "Transfer-Encoding: chunked, identity\r\n\r\n":                     400,
+		"POST / HTTP/1.1\r\n" + h + "Transfer-Encoding: chunked, chunked\r\n\r\n":                      400,
+		"POST / HTTP/1.1\r\n" + h + "Transfer-Encoding: chunked;q=1\r\n\r\n":                           400,
+		"POST / HTTP/1.1\r\n" + h + "Transfer-Encoding: \"chunked\"\r\n\r\n":                           400,
+		"POST / HTTP/1.1\r\n" + h + "Transfer-Encoding: xchunked\r\n\r\n":                              400,
+		"POST / HTTP/1.1\r\n" + h + "Transfer-Encoding:\r\n\r\n":                                       400,
+		"POST / HTTP/1.1\r\n" + h + "Transfer-Encoding: chunked\r\nTrailer: Content-Length\r\n\r\n":    400,
 		"GET / HTTP/1.1\r\n" + h + "X: a\r\n b\r\n\r\n":                                                400,
 		"GET / HTTP/1.1\r\n X: a\r\n" + h + "\r\n":                                                     400,
 		"GET / HTTP/1.1\n" + h + "\r\n":                                                                400,
@@ -860,6 +919,17 @@ func TestSmuggling(t *testing.T) {
 		"GET /a b HTTP/1.1\r\n" + h + "\r\n":                                                           505,
 		"G(T / HTTP/1.1\r\n" + h + "\r\n":                                                              400,
 		"GET no-slash HTTP/1.1\r\n" + h + "\r\n":                                                       400,
+		"GET\t/\tHTTP/1.1\r\n" + h + "\r\n":                                                            505,
+		"GET / HTTP/1.1 \r\n" + h + "\r\n":                                                             505,
+		"GET / HTTP/1.10\r\n" + h + "\r\n":                                                             505,
+		"GET / HTTP/01.1\r\n" + h + "\r\n":                                                             505,
+		"GET /\x7f HTTP/1.1\r\n" + h + "\r\n":                                                          400,
+		"GET / HTTP/1.1\r\r\n" + h + "\r\n":                                                            400,
+		"GET / HTTP/1.1\r\n" + h + "\r\r\n":                                                            400,
+		"GET / HTTP/1.1\r\nHost : localhost\r\n\r\n":                                                   400,
+		"GET / HTTP/1.1\r\nHost\r\n\r\n":                                                               400,
+		"GET / HTTP/1.1\r\n" + h + "hOST: evil.example\r\n\r\n":                                        400,
+		" GET / HTTP/1.1\r\n" + h + "\r\n":                                                             400,
 		"\r\n\r\n\r\n\r\n":                                                                             400,
 		"\x16\x03\x01\x02\x00\x01\x00":                                                                 400, // TLS
 		"CONNECT example.com:443 HTTP/1.1\r\n" + h + "\r\n":                                            405,
@@ -896,6 +966,8 @@ func TestBadChunks(t *testing.T) {
 	for _, chunks := range []string{
 		"g\r\n", "\r\n", "-1\r\n", "+1\r\n", "0x1\r\n", "1 1\r\n", "1 ;x\r\n", "fffffffffffffffff\r\n", "1\nx\r\n0\r\n\r\n", "1\r\nxx\r\n",
 		"1\r\nx\n0\r\n\r\n", "1;a\x00\r\n", "1\r\rx", "0\r\nno colon\r\n\r\n", "0\r\n X: y\r\n\r\n", "0\r\nX: y\n\r\n",
+		"1;a\nb\r\n", "1;a\rb\r\n", "1\rx", "0000000000000001\r\n", ";a\r\n", " 1\r\n", "\t1\r\n", "1\r\nx\r\r\n", "1\r\nx0\r\n\r\n", "1_0\r\n", "0\r\n\n",
+		"0\r\nX\x00: y\r\n", "0\r\nX: y\x01\r\n", "0\r\nX : y\r\n", "0\r\n: y\r\n", "0\r\nX: y\r\r\n",
 		"1;" + strings.Repeat("x", 5000) + "\r\n", "0\r\nX: " + strings.Repeat("y", 5000) + "\r\n\r\n",
 	} {
 		c := call(t, addr)

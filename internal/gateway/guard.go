@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // guard says why a request is not let through; nil lets it. Most engines answer whoever reaches them, so that any page
@@ -99,7 +100,7 @@ func (g *Gateway) allowsHost(s string) bool {
 }
 
 func isLoopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
+	if strings.ToLower(host) == "localhost" { // EqualFold would take a long s for an s
 		return true
 	}
 	inner, v6 := strings.CutPrefix(host, "[")
@@ -168,8 +169,9 @@ var (
 
 func inference(req *http.Request) bool {
 	p := req.URL.Path
-	// What an engine might read as another path than we do is not let through. A model's name may have a slash, as %2F.
-	if path.Clean(p) != p || strings.ContainsAny(p, `%\;`) {
+	// What an engine might read as another path than we do is not let through: vLLM's ends at a "#", and a line feed at
+	// its end is none of it. A model's name may have a slash, as %2F.
+	if path.Clean(p) != p || strings.ContainsAny(p, `%\;#?`) || strings.ContainsFunc(p, unicode.IsControl) {
 		return false
 	}
 	reads := req.Method == http.MethodGet || req.Method == http.MethodHead

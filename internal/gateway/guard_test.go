@@ -55,6 +55,35 @@ func TestGuard(t *testing.T) {
 		"Host: 127.0.0.1@evil.example":     "host_not_allowed",
 		"Host: 127.0.0.1, evil.example":    "host_not_allowed",
 		"Host: 2130706433":                 "host_not_allowed",
+		"Host: [0:0:0:0:0:0:0:1]:1":        "",
+		"Host: [::FFFF:7F00:1]":            "",
+		"Host: localhost.":                 "host_not_allowed",
+		"Host: 127.0.0.1.":                 "host_not_allowed",
+		"Host: 127.0.0.1.:11434":           "host_not_allowed",
+		"Host: evil.localhost":             "host_not_allowed",
+		"Host: localhost.localdomain":      "host_not_allowed",
+		"Host: localho\u017ft":             "host_not_allowed", // a long s, which is an s when case is ignored
+		"Host: \u00a0localhost":            "host_not_allowed",
+		"Host: 127.1":                      "host_not_allowed",
+		"Host: 0":                          "host_not_allowed",
+		"Host: 0177.0.0.1":                 "host_not_allowed",
+		"Host: 0x7f.0.0.1":                 "host_not_allowed",
+		"Host: [::127.0.0.1]":              "host_not_allowed",
+		"Host: [::1":                       "host_not_allowed",
+		"Host: ::1]":                       "host_not_allowed",
+		"Host: [::1]:":                     "host_not_allowed",
+		"Host: [::1].evil.example":         "host_not_allowed",
+		"Host: [::1]evil.example:80":       "host_not_allowed",
+		"Host: evil.example[::1]":          "host_not_allowed",
+		"Host: 127.0.0.1:+80":              "host_not_allowed",
+		"Host: 127.0.0.1:-1":               "host_not_allowed",
+		"Host: 127.0.0.1:80/evil.example":  "host_not_allowed",
+		"Host: 127.0.0.1/evil.example":     "host_not_allowed",
+		"Host: 127.0.0.1#.evil.example":    "host_not_allowed",
+		"Host: 127.0.0.1?.evil.example":    "host_not_allowed",
+		"Host: 127.0.0.1\\.evil.example":   "host_not_allowed",
+		"Host: 127.0.0.1 evil.example":     "host_not_allowed",
+		"Host: http://127.0.0.1":           "host_not_allowed",
 		"Host:":                            "host_not_allowed",
 
 		"Host: localhost\r\nOrigin: http://localhost:3000":                                "",
@@ -72,6 +101,20 @@ func TestGuard(t *testing.T) {
 		"Host: localhost\r\nOrigin:":                                                      "origin_not_allowed",
 		"Host: localhost\r\nOrigin: chrome-extension://abc":                               "origin_not_allowed",
 		"Host: localhost\r\nOrigin: http://localhost\r\nOrigin: http://e.example":         "origin_not_allowed",
+		"Host: localhost\r\nOrigin: http://localhost.":                                    "origin_not_allowed",
+		"Host: localhost\r\nOrigin: http://evil.localhost":                                "origin_not_allowed",
+		"Host: localhost\r\nOrigin: http://localho\u017ft":                                "origin_not_allowed",
+		"Host: localhost\r\nOrigin: http://0.0.0.0:11434":                                 "origin_not_allowed",
+		"Host: localhost\r\nOrigin: http://127.0.0.1.evil.example":                        "origin_not_allowed",
+		"Host: localhost\r\nOrigin: http://user@localhost":                                "origin_not_allowed",
+		"Host: localhost\r\nOrigin: http://localhost http://e.example":                    "origin_not_allowed",
+		"Host: localhost\r\nOrigin: http://localhost, http://e.example":                   "origin_not_allowed",
+		"Host: localhost\r\nOrigin: http://localhost\\@e.example":                         "origin_not_allowed",
+		"Host: localhost\r\nOrigin: http://[::1%25lo]":                                    "origin_not_allowed",
+		"Host: localhost\r\nOrigin: localhost":                                            "origin_not_allowed",
+		"Host: localhost\r\nOrigin: file://":                                              "origin_not_allowed",
+		"Host: localhost\r\nOrigin: null\r\nOrigin: http://localhost":                     "origin_not_allowed",
+		"Host: localhost\r\nOrigin: null\r\nSec-Fetch-Site: same-origin":                  "origin_not_allowed",
 		"Host: localhost\r\nSec-Fetch-Site: cross-site":                                   "origin_not_allowed",
 		"Host: localhost\r\nSec-Fetch-Site: same-origin\r\nSec-Fetch-Site: cross-site":    "origin_not_allowed",
 		"Host: localhost\r\nSec-Fetch-Site: none":                                         "",
@@ -95,6 +138,14 @@ func TestGuard(t *testing.T) {
 		"ftp://localhost/":                 "host_not_allowed",
 		"//evil.example/":                  "",
 		"*":                                "",
+		"http://localhost.evil.example/":   "host_not_allowed",
+		"http://127.0.0.1:80@evil.example": "host_not_allowed",
+		"HTTP://EVIL.EXAMPLE/":             "host_not_allowed",
+		"http://0.0.0.0:11434/":            "host_not_allowed",
+		"http://[::]/":                     "host_not_allowed",
+		"http://[::1]:11434/":              "",
+		"ws://localhost/":                  "host_not_allowed",
+		"mailto:evil.example":              "host_not_allowed",
 	} {
 		got := ""
 		if no := g.guard(headOf(t, "GET "+target+" HTTP/1.1\r\nHost: localhost\r\n\r\n")); no != nil {
@@ -106,6 +157,9 @@ func TestGuard(t *testing.T) {
 	}
 	if no := g.guard(headOf(t, "GET http://localhost/ HTTP/1.1\r\nHost: evil.example\r\n\r\n")); no == nil {
 		t.Error("a host that the target hides is let through")
+	}
+	if no := g.guard(headOf(t, "GET http://evil.example/ HTTP/1.0\r\n\r\n")); no == nil {
+		t.Error("a foreign target of HTTP/1.0 is let through")
 	}
 	if no := g.guard(headOf(t, "GET / HTTP/1.0\r\n\r\n")); no != nil {
 		t.Errorf("HTTP/1.0 without a Host: %v", no)
@@ -154,6 +208,19 @@ func TestToken(t *testing.T) {
 		"Authorization: Basic s3cret\r\n":   "refused",
 		"x-api-key:\r\n":                    "refused",
 		"Cookie: x-api-key=s3cret\r\n":      "refused",
+		"AUTHORIZATION: BEARER s3cret\r\n":  "",
+		"Authorization: Bearer wrong\r\nAuthorization: Bearer s3cret\r\n": "Authorization: Bearer wrong\r\n",
+		"Authorization: Bearer s3cret\r\nAuthorization: Bearer wrong\r\n": "Authorization: Bearer wrong\r\n",
+		"x-api-key: s3cret\r\nx-api-key: s3cret\r\n":                      "",
+		"Authorization: Bearer S3CRET\r\n":                                "refused",
+		"Authorization: Bearer\r\n":                                       "refused",
+		"Authorization: Bearer s3cret, Bearer wrong\r\n":                  "refused",
+		"Authorization: Bearer wrong s3cret\r\n":                          "refused",
+		"Authorization: Token s3cret\r\n":                                 "refused",
+		"Proxy-Authorization: Bearer s3cret\r\n":                          "refused",
+		"x-api-key: Bearer s3cret\r\n":                                    "refused",
+		"x-api-key: wrong, s3cret\r\n":                                    "refused",
+		"x-api-keys: s3cret\r\n":                                          "refused",
 	} {
 		h := headOf(t, begin+fields+end)
 		no := g.guard(h)
@@ -164,6 +231,11 @@ func TestToken(t *testing.T) {
 			t.Errorf("%q: %d %s", fields, no.status, no.message)
 		case no == nil && string(h.raw) != begin+want+end:
 			t.Errorf("%q: passed on is %q", fields, h.raw)
+		}
+	}
+	for _, target := range []string{"/?token=s3cret", "/?x-api-key=s3cret", "/?Authorization=Bearer%20s3cret", "http://Bearer:s3cret@localhost/", "/s3cret"} {
+		if no := g.guard(headOf(t, "GET "+target+" HTTP/1.1\r\nHost: localhost\r\n\r\n")); no == nil || no.status != 401 {
+			t.Errorf("target %s: %v, want 401", target, no)
 		}
 	}
 	h := headOf(t, begin+"Authorization: Bearer x\r\n"+end)
@@ -188,6 +260,16 @@ func TestInferenceOnly(t *testing.T) {
 		"POST /v1/../api/pull": false, "POST /v1/%2e%2e/api/pull": false, "POST /v1/%252e%252e/api/pull": false, "POST //api/chat": false,
 		"POST /v1/..%2fapi/pull": false, "POST /v1/..%5capi/pull": false, "POST /v1/;/../api/pull": false, "POST /API/CHAT": false, "OPTIONS *": false,
 		"GET /api/chat": false, "POST /v1/models": false,
+		// vLLM's server cuts a target at #, and its router takes a line feed at the end for nothing.
+		"POST /v1/load_lora_adapter#": false, "POST /v1/load_lora_adapter#/x": false, "POST /v1/load_lora_adapter%23": false,
+		"POST /v1/load_lora_adapter%0A": false, "POST /v1/load_lora_adapter%0d%0a": false, "POST /v1/load_lora_adapter%00": false,
+		"POST /v1/load_lora_adapter%3F": false, "POST /v1/%6coad_lora_adapter": false, "POST /v1/load_lora_adapter/": false,
+		"POST /v1/./load_lora_adapter": false, "POST /v1//load_lora_adapter": false, "POST /v1/x/../load_lora_adapter": false,
+		"POST http://localhost/v1/load_lora_adapter": false, "POST http://localhost/api/pull": false, "POST http://localhost/api/chat": true,
+		"POST http:/api/pull": false, "POST http:api/pull": false, "POST http://localhost": false, "POST /v1": false, "POST /v1/": false,
+		"POST /V1/chat/completions": false, "POST /v1/chat/completions/": false, "POST /api/chat/": false, "POST /api/chat?/../pull": true,
+		"POST /api/pull?/api/chat": false, "POST /api/chat%2f..%2fpull": false, "POST /api%2Fpull": false, "post /v1/chat/completions": false,
+		"PUT /v1/chat/completions": false, "PATCH /v1/models/x": false, "OPTIONS /api/pull": false, "POST /api/tags": false, "TRACE /": false,
 	} {
 		if no := g.guard(headOf(t, request+" HTTP/1.1\r\nHost: localhost\r\n\r\n")); (no == nil) != want {
 			t.Errorf("%s: %v, want let through: %v", request, no, want)
@@ -213,5 +295,48 @@ func TestGuardLive(t *testing.T) {
 	}
 	if s := g.Stats(); s.Refused != 2 {
 		t.Errorf("counted %+v, want 2 refused", s)
+	}
+}
+
+// TestGuardEachRequest: what the first request of a caller had does not count for those behind it.
+func TestGuardEachRequest(t *testing.T) {
+	t.Parallel()
+	const ok = "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nx-api-key: s3cret\r\nContent-Length: 2\r\n\r\n{}"
+	for name, test := range map[string]struct {
+		second string
+		want   int
+	}{
+		"no token":      {post("/v1/messages", "{}"), 401},
+		"other path":    {strings.Replace(ok, "/v1/messages", "/api/pull", 1), 403},
+		"other host":    {strings.Replace(ok, "localhost", "evil.example", 1), 403},
+		"from a page":   {strings.Replace(ok, "Host", "Origin: https://evil.example\r\nHost", 1), 403},
+		"not a request": {"x" + ok[1:16] + "\n\n" + ok, 400},
+		"two lengths":   {strings.Replace(ok, "Host", "Content-Length: 2\r\nHost", 1), 400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			heard := make(chan string, 1)
+			e := newEngine(t, func(c *net.TCPConn, r *bufio.Reader) {
+				var all bytes.Buffer
+				serveHTTP(c, bufio.NewReader(io.TeeReader(r, &all)))
+				heard <- all.String()
+			})
+			c := call(t, served(t, &Gateway{Dial: e.Dial, Token: "s3cret", InferenceOnly: true}))
+			send(t, c, ok+test.second)
+			r := bufio.NewReader(c)
+			if resp, body := readAnswer(t, r, "POST"); resp.StatusCode != 200 || body != "POST /v1/messages 2 {}" {
+				t.Errorf("the first is answered %d %s", resp.StatusCode, body)
+			}
+			if resp, body := readAnswer(t, r, "POST"); resp.StatusCode != test.want || !resp.Close {
+				t.Errorf("the second is answered %d %s, want %d", resp.StatusCode, body, test.want)
+			}
+			if _, err := r.ReadByte(); err != io.EOF {
+				t.Errorf("after that %v, want an end", err)
+			}
+			c.Close()
+			if got, want := <-heard, strings.Replace(ok, "x-api-key: s3cret\r\n", "", 1); got != want {
+				t.Errorf("the engine heard %q, want %q", got, want)
+			}
+		})
 	}
 }

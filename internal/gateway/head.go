@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 )
@@ -131,6 +132,9 @@ func parseHead(raw []byte) (*head, error) {
 	}()
 	req, err := http.ReadRequest(r)
 	if err != nil {
+		if in := (*url.Error)(nil); errors.As(err, &in) {
+			err = in.Err // the target may have a secret in its query
+		}
 		return nil, bad("%s", clean(err.Error()))
 	}
 	if r.Buffered() != 0 || src.Len() != 0 {
@@ -138,7 +142,7 @@ func parseHead(raw []byte) (*head, error) {
 	}
 	h := &head{raw: raw, req: req, length: req.ContentLength}
 	req.Body = nil // it would read from what is reused
-	h.expect = strings.EqualFold(req.Header.Get("Expect"), "100-continue")
+	h.expect = hasToken(req.Header["Expect"], "100-continue")
 	h.upgrade = req.Header.Get("Upgrade") != "" && hasToken(req.Header["Connection"], "upgrade")
 	return h, nil
 }

@@ -14,6 +14,7 @@ const (
 	retryFirst = 50 * time.Millisecond
 	retryMost  = 500 * time.Millisecond
 	pollClosed = time.Second
+	lastLook   = 100 * time.Millisecond // for the end of a caller that had more to say than was read while it was held
 
 	// reuseFor is how long a connection to the engine may lie idle between two requests of a caller and be used again.
 	// A new one costs a round trip. An old one may hang in a link that has been replaced, as after a sleep, or meet the
@@ -172,6 +173,7 @@ func (c *caller) release() {
 		return
 	}
 	c.held = false
+	c.unseen = c.in.unread()
 	c.in.readDeep(false)
 	c.g.mu.Lock()
 	delete(c.g.held, c)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -556,4 +557,305 @@ func TestEndWhileHeld(t *testing.T) {
 			}
 		})
 	})
+}
+
+// TestExpectWhileHeld: a caller that waits for leave to send its body gets it from the box, or a 503 without having sent
+// any of it.
+func TestExpectWhileHeld(t *testing.T) {
+	t.Parallel()
+	const head = "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+	for name, test := range map[string]struct {
+		back   time.Duration // the link; 0 is never
+		engine string        // its answer to the head
+		want   []int
+		took   time.Duration
+	}{
+		"accepted": {30 * time.Second, "HTTP/1.1 100 Continue\r\n\r\n", []int{100, 200}, 30 * time.Second},
+		"refused":  {30 * time.Second, "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n", []int{417}, 30 * time.Second},
+		"held":     {0, "", []int{503}, 100 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			within(t, &Gateway{}, errDown, func(w *world) {
+				w.serve = func(c net.Conn, r *bufio.Reader) {
+					if _, err := http.ReadRequest(r); err != nil {
+						return
+					}
+					io.WriteString(c, test.engine)
+					if test.want[0] == 100 {
+						body := make([]byte, 4)
+						io.ReadFull(r, body)
+						fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n%s", body)
+					}
+					io.Copy(io.Discard, r)
+				}
+				if test.back > 0 {
+					time.AfterFunc(test.back, func() { w.say(nil) })
+				}
+				start := time.Now()
+				c := w.call()
+				defer c.Close()
+				c.SetDeadline(start.Add(time.Hour))
+				io.WriteString(c, head)
+				r := bufio.NewReader(c)
+				for i, want := range test.want {
+					resp, body := readAnswer(t, r, "POST")
+					if resp.StatusCode != want {
+						t.Errorf("answered %d %s, want %d", resp.StatusCode, body, want)
+					}
+					if took := time.Since(start); i == 0 && (took < test.took || took > test.took+time.Second) {
+						t.Errorf("answered after %s, want %s", took, test.took)
+					}
+					if want == 100 {
+						io.WriteString(c, "body")
+					} else if want == 200 {
+						if body != "body" {
+							t.Errorf("answered %q", body)
+						}
+						c.Close()
+						return
+					}
+				}
+				// Whether a body is still to come is not known: no other request can.
+				if _, err := r.ReadByte(); err != io.EOF {
+					t.Errorf("after the answer %v, want an end", err)
+				}
+				if want := int64(len(head)); test.back > 0 && w.asked.Load() != want || test.back == 0 && w.asked.Load() != 0 {
+					t.Errorf("the engine got %d bytes", w.asked.Load())
+				}
+			})
+		})
+	}
+}
+
+// TestPipelinedWhileHeld: what a held caller asks next waits behind the first, and falls with it.
+func TestPipelinedWhileHeld(t *testing.T) {
+	t.Parallel()
+	request := post("/v1/messages", strings.Repeat("x", 40<<10)) + get + post("/api/chat", "{}")
+	within(t, &Gateway{}, errDown, func(w *world) {
+		time.AfterFunc(30*time.Second, func() { w.say(nil) })
+		c := w.call()
+		c.SetDeadline(time.Now().Add(time.Hour))
+		go io.WriteString(c, request)
+		r := bufio.NewReader(c)
+		for _, want := range []string{"POST 40960", "GET 0", "POST 2"} {
+			if resp, body := readAnswer(t, r, "GET"); resp.StatusCode != 200 || body != want {
+				t.Errorf("answered %d %q, want 200 %q", resp.StatusCode, body, want)
+			}
+		}
+		c.Close()
+	})
+	within(t, &Gateway{}, errDown, func(w *world) {
+		c := w.call()
+		c.SetDeadline(time.Now().Add(time.Hour))
+		go io.WriteString(c, request)
+		r := bufio.NewReader(c)
+		if resp, body := readAnswer(t, r, "POST"); resp.StatusCode != 503 {
+			t.Errorf("answered %d %s, want 503", resp.StatusCode, body)
+		}
+		w.say(nil)
+		if _, err := r.ReadByte(); err != io.EOF || w.asked.Load() != 0 {
+			t.Errorf("after the 503 %v, and the engine got %d bytes, want an end and none", err, w.asked.Load())
+		}
+		c.Close()
+	})
+}
+
+// TestLargeHeadsHeld: absurd heads share what there is for them, and who is too many is told to come again.
+func TestLargeHeadsHeld(t *testing.T) {
+	t.Parallel()
+	within(t, &Gateway{}, errDown, func(w *world) {
+		request := strings.Replace(post("/api/chat", "{}"), "Host", "X-Big: "+strings.Repeat("x", 900<<10)+"\r\nHost", 1)
+		var served, turned atomic.Int64
+		var wg sync.WaitGroup
+		for range 14 {
+			wg.Go(func() {
+				switch resp, body, took := w.ask(request, "POST"); resp.StatusCode {
+				case 200:
+					served.Add(1)
+				case 503:
+					turned.Add(1)
+					if code, _ := message(t, body); code != "too_many" || resp.Header.Get("Retry-After") != "2" || !resp.Close || took != 0 {
+						t.Errorf("after %s answered %v %s", took, resp.Header, body)
+					}
+				}
+			})
+		}
+		time.Sleep(20 * time.Second)
+		if s, n := w.g.Stats(), w.g.ahead.Load(); s.Held != 10 || s.Failed != 4 || s.Refused != 0 || n > aheadBudget {
+			t.Errorf("%+v, and %d bytes of the budget, want 10 held and 4 failed", s, n)
+		}
+		w.say(nil)
+		wg.Wait()
+		if served.Load() != 10 || turned.Load() != 4 {
+			t.Errorf("%d served and %d turned away, want 10 and 4", served.Load(), turned.Load())
+		}
+	})
+}
+
+// TestSlowHeadsMakeRoom: callers that never come to an end of their heads keep others out for as long as one may take, and
+// the others are told so.
+func TestSlowHeadsMakeRoom(t *testing.T) {
+	t.Parallel()
+	within(t, &Gateway{MaxOpen: 4}, nil, func(w *world) {
+		var wg sync.WaitGroup
+		for range 4 {
+			c := w.call()
+			wg.Go(func() {
+				defer c.Close()
+				io.WriteString(c, "GET / HTTP/1.1\r\nHost: localhost\r\n")
+				if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != 408 || !resp.Close {
+					t.Errorf("answered %v, %v, want 408", resp, err)
+				}
+			})
+		}
+		time.Sleep(5 * time.Second)
+		resp, body, took := w.ask(get, "GET")
+		if code, _ := message(t, body); resp.StatusCode != 503 || code != "too_many" || resp.Header.Get("Retry-After") != "2" || took != 0 {
+			t.Errorf("one more is answered %d after %s, %s", resp.StatusCode, took, body)
+		}
+		wg.Wait()
+		time.Sleep(time.Second)
+		if resp, _, took := w.ask(get, "GET"); resp.StatusCode != 200 || took != 0 {
+			t.Errorf("when they are gone answered %d after %s", resp.StatusCode, took)
+		}
+	})
+}
+
+// TestTooManyToBeTold: of those for whom there is no room only so many are told so, and the others reset.
+func TestTooManyToBeTold(t *testing.T) {
+	t.Parallel()
+	within(t, &Gateway{MaxOpen: 1}, errDown, func(w *world) {
+		c := w.call()
+		defer c.Close()
+		io.WriteString(c, post("/api/chat", "{}"))
+		var told, reset atomic.Int64
+		var wg sync.WaitGroup
+		for range maxTurned + 10 {
+			c := w.call()
+			wg.Go(func() {
+				defer c.Close()
+				time.Sleep(time.Second) // all are here before the first leaves
+				if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil && resp.StatusCode == 503 {
+					told.Add(1)
+				} else if err != nil {
+					reset.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if told.Load() != maxTurned || reset.Load() != 10 {
+			t.Errorf("%d are told and %d reset, want %d and 10", told.Load(), reset.Load(), maxTurned)
+		}
+		if s := w.g.Stats(); s.Held != 1 || s.Failed != maxTurned+10 {
+			t.Errorf("%+v, want one held and %d failed", s, maxTurned+10)
+		}
+	})
+}
+
+// TestDiesWhileItIsRead: a caller that dies with a body that is too long to be read ahead is noticed when it is served,
+// and the engine has not got its whole request.
+func TestDiesWhileItIsRead(t *testing.T) {
+	t.Parallel()
+	within(t, &Gateway{}, errDown, func(w *world) {
+		c := w.call()
+		go io.WriteString(c, post("/v1/messages", strings.Repeat("x", 3<<20)))
+		time.Sleep(20 * time.Second)
+		c.SetLinger(0)
+		c.Close()
+		time.AfterFunc(10*time.Second, func() { w.say(nil) })
+		time.Sleep(time.Minute)
+		if s, n := w.g.Stats(), w.asked.Load(); s.Open != 0 || n > 1<<20 {
+			t.Errorf("%+v, and the engine got %d bytes, want nobody and not the whole", s, n)
+		}
+	})
+}
+
+// stored is a caller whose words its system takes before anybody reads them, as a kernel does.
+type stored struct {
+	*line
+	mu   sync.Mutex
+	news *sync.Cond
+	buf  bytes.Buffer
+	err  error
+}
+
+func (s *stored) run() {
+	b := make([]byte, 32<<10)
+	for {
+		n, err := s.line.Read(b)
+		s.mu.Lock()
+		s.buf.Write(b[:n])
+		s.err = err
+		s.mu.Unlock()
+		s.news.Signal()
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (s *stored) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.buf.Len() == 0 && s.err == nil {
+		s.news.Wait()
+	}
+	if s.buf.Len() == 0 {
+		return 0, s.err
+	}
+	return s.buf.Read(p)
+}
+
+// TestLeavesUnread: of a caller with more to say than is read ahead nobody sees at once that it has left. The engine does
+// not get its whole request nevertheless.
+func TestLeavesUnread(t *testing.T) {
+	t.Parallel()
+	for name, request := range map[string]string{
+		"counted": post("/v1/messages", strings.Repeat("x", 2<<20)),
+		"chunked": "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n" + strings.Repeat("x", 2<<20) + "\r\n0\r\n\r\n",
+	} {
+		for _, leaves := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s leaves=%v", name, leaves), func(t *testing.T) {
+				t.Parallel()
+				within(t, &Gateway{}, errDown, func(w *world) {
+					var whole atomic.Int64
+					w.serve = func(c net.Conn, r *bufio.Reader) {
+						req, err := http.ReadRequest(r)
+						if err == nil {
+							_, err = io.Copy(io.Discard, req.Body)
+						}
+						if err == nil {
+							whole.Add(1)
+							io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+						}
+					}
+					c, far := newLine()
+					s := &stored{line: far}
+					s.news = sync.NewCond(&s.mu)
+					w.wg.Go(s.run)
+					w.ls.calls <- s
+					io.WriteString(c, request) // all of it
+					time.Sleep(20 * time.Second)
+					if s := w.g.Stats(); s.Held != 1 {
+						t.Errorf("%+v, want one held", s)
+					}
+					if leaves {
+						c.Close()
+					}
+					w.say(nil)
+					if !leaves {
+						if _, body := readAnswer(t, bufio.NewReader(c), "POST"); body != "ok" {
+							t.Errorf("answered %q", body)
+						}
+						c.Close()
+					}
+					time.Sleep(time.Minute)
+					if s := w.g.Stats(); (whole.Load() == 0) != leaves || s.Open != 0 || w.dials.Load() < 2 {
+						t.Errorf("the engine got %d whole requests; %+v", whole.Load(), s)
+					}
+				})
+			})
+		}
+	}
 }

@@ -43,6 +43,7 @@ type inbox struct {
 	size    int  // bytes that wait
 	extra   int  // blocks that count against the budget
 	deep    bool // read on into the budget
+	full    bool // the reader waits for room
 	discard bool
 	closed  bool
 	err     error // io.EOF, or why nothing comes any more
@@ -81,6 +82,7 @@ func (in *inbox) space() *block {
 	for {
 		in.mu.Lock()
 		b, closed := in.tail(), in.closed
+		in.full = b == nil && !closed
 		in.mu.Unlock()
 		if closed {
 			return nil
@@ -163,6 +165,13 @@ func (in *inbox) ended() error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.err
+}
+
+// unread reports whether the caller may have said more than was read. Then it may also have ended.
+func (in *inbox) unread() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.full
 }
 
 // readDeep sets whether the caller's bytes are read on into what all callers share.

@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -37,8 +39,22 @@ data: [DONE]
 `, Exchange{Answered: "qwen3:30b", PromptTokens: 4049, CachedTokens: 100, CompletionTokens: 12, Finish: "stop", Pieces: 2}},
 	"openai tools, crlf": {shapeEvents, "data: {\"model\":\"m\",\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"name\":\"sh\",\"arguments\":\"\"}}]}}]}\r\n\r\ndata: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{\\\"a\\\":1}\"}}]},\"finish_reason\":\"tool_calls\"}],\"timings\":{\"predicted_per_second\":92.5}}\r\n\r\n",
 		Exchange{Answered: "m", Finish: "tool_calls", Pieces: 2, Estimated: true, TokensPerSecond: 92.5}},
-	"openai whole":       {shapeWhole, `{"model":"m","choices":[{"message":{"role":"assistant","content":"SECRET","tool_calls":null},"finish_reason":"length"}],"usage":{"prompt_tokens":7,"completion_tokens":3}}`, Exchange{Answered: "m", PromptTokens: 7, CompletionTokens: 3, Finish: "length", Pieces: 1}},
-	"openai completions": {shapeEvents, "data: {\"choices\":[{\"text\":\"a\",\"finish_reason\":null}]}\n\ndata: {\"choices\":[{\"text\":\"b\",\"finish_reason\":\"stop\"}],\"model\":\"m\"}\n\n", Exchange{Answered: "m", Finish: "stop", Pieces: 2, Estimated: true}},
+	"openai whole": {shapeWhole, `{"model":"m","choices":[{"message":{"role":"assistant","content":"SECRET","tool_calls":null},"finish_reason":"length"}],"usage":{"prompt_tokens":7,"completion_tokens":3}}`, Exchange{Answered: "m", PromptTokens: 7, CompletionTokens: 3, Finish: "length", Pieces: 1}},
+	"two choices at once": {shapeEvents, "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}},{\"index\":1,\"delta\":{\"content\":\"b\"}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"},{\"index\":1,\"delta\":{\"content\":\"c\"},\"finish_reason\":\"length\"}]}\n\n",
+		Exchange{Finish: "length", Pieces: 2, Estimated: true}},
+	"two choices, whole": {shapeWhole, `{"choices":[{"message":{"content":"a"},"finish_reason":"stop"},{"message":{"content":"b"},"finish_reason":"length"}],"usage":{"prompt_tokens":7,"completion_tokens":3}}`,
+		Exchange{PromptTokens: 7, CompletionTokens: 3, Finish: "length", Pieces: 1}},
+	"thought and said":      {shapeEvents, "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"a\",\"content\":\"b\"}}]}\n\n", Exchange{Pieces: 1, Estimated: true}},
+	"usage in every piece":  {shapeEvents, "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":1}}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"b\"}}],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}\n\ndata: {\"usage\":null}\n\n", Exchange{PromptTokens: 9, CompletionTokens: 2, Pieces: 2}},
+	"events, cr alone":      {shapeEvents, "data: {\"model\":\"m\"}\r\rdata: {\"usage\":{\"prompt_tokens\":5}}\r\r", Exchange{Answered: "m", PromptTokens: 5}},
+	"cut in a piece":        {shapeEvents, "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"b\"}", Exchange{Pieces: 2, Estimated: true}},
+	"lines, the last cut":   {shapeLines, "{\"message\":{\"content\":\"a\"}}\n{\"message\":{\"content\":\"b\"},\"eval_cou", Exchange{Pieces: 2, Estimated: true}},
+	"lines, one broken":     {shapeLines, "{\"model\":}\n\n{{{\n{\"model\":\"m\",\"prompt_eval_count\":7,\"eval_count\":2}\r\n", Exchange{Answered: "m", PromptTokens: 7, CompletionTokens: 2}},
+	"nothing told":          {shapeWhole, `{"object":"list","data":[]}`, Exchange{}},
+	"not a number":          {shapeWhole, `{"usage":{"prompt_tokens":true,"completion_tokens":{"x":3}}}`, Exchange{}},
+	"not JSON":              {shapeWhole, "<html>\"model\":\"no\"</html>", Exchange{}},
+	"a line without an end": {shapeEvents, "data: {\"choices\":[{\"delta\":{\"content\":\"" + strings.Repeat("x\\n", 1<<17) + "\"}}],\"model\":\"m\"}", Exchange{Answered: "m", Pieces: 1, Estimated: true}},
+	"openai completions":    {shapeEvents, "data: {\"choices\":[{\"text\":\"a\",\"finish_reason\":null}]}\n\ndata: {\"choices\":[{\"text\":\"b\",\"finish_reason\":\"stop\"}],\"model\":\"m\"}\n\n", Exchange{Answered: "m", Finish: "stop", Pieces: 2, Estimated: true}},
 	"anthropic": {shapeEvents, `event: message_start
 data: {"type":"message_start","message":{"id":"m1","model":"qwen3:30b","content":[],"stop_reason":null,"usage":{"input_tokens":20,"cache_read_input_tokens":300,"cache_creation_input_tokens":4,"output_tokens":0}}}
 
@@ -61,6 +77,20 @@ event: message_stop
 data: {"type":"message_stop"}
 
 `, Exchange{Answered: "qwen3:30b", PromptTokens: 324, CachedTokens: 300, CompletionTokens: 9, Finish: "end_turn", Pieces: 2}},
+	// Ollama 0.17.4 has to guess the prompt's tokens when the first piece comes, and knows them at the end.
+	"anthropic of ollama": {shapeEvents, `event: message_start
+data: {"type":"message_start","message":{"id":"m1","model":"m","content":[],"usage":{"input_tokens":15750,"output_tokens":0}}}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"SECRET"}}
+
+event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":"max_tokens"},"usage":{"input_tokens":4049,"output_tokens":9}}
+
+`, Exchange{Answered: "m", PromptTokens: 4049, CompletionTokens: 9, Finish: "max_tokens", Pieces: 1}},
+	"anthropic, told again as nothing": {shapeEvents, "data: {\"message\":{\"usage\":{\"input_tokens\":20,\"cache_read_input_tokens\":300,\"cache_creation_input_tokens\":4,\"output_tokens\":1}}}\n\n" +
+		"data: {\"usage\":{\"input_tokens\":null,\"cache_read_input_tokens\":null,\"cache_creation_input_tokens\":0,\"output_tokens\":9}}\n\ndata: {\"usage\":{\"output_tokens\":0}}\n\n",
+		Exchange{PromptTokens: 324, CachedTokens: 300, CompletionTokens: 9}},
 	"responses": {shapeEvents, `event: response.created
 data: {"type":"response.created","response":{"id":"r","status":"in_progress","model":"m","usage":null,"error":null}}
 
@@ -278,4 +308,57 @@ func slowStream(c net.Conn, r *bufio.Reader) {
 		fmt.Fprintf(c, "%x\r\n%s\r\n", len(event), event)
 	}
 	io.WriteString(c, "0\r\n\r\n")
+}
+
+// TestMeterEncoded: an answer that is compressed is passed on as it is, and tells nothing.
+func TestMeterEncoded(t *testing.T) {
+	t.Parallel()
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	io.WriteString(z, streams["openai chat"].body)
+	z.Close()
+	done := make(chan Exchange, 1)
+	e := newEngine(t, func(c *net.TCPConn, r *bufio.Reader) {
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		io.Copy(io.Discard, req.Body)
+		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s", packed.Len(), packed.String())
+	})
+	c := call(t, served(t, &Gateway{Dial: e.Dial, Observe: func(x Exchange) { done <- x }}))
+	send(t, c, post("/v1/chat/completions", `{"model":"m"}`))
+	if _, body := readAnswer(t, bufio.NewReader(c), "POST"); body != packed.String() {
+		t.Errorf("%d bytes came, want the %d of the engine", len(body), packed.Len())
+	}
+	x := <-done
+	if x.Status != 200 || x.ReplyBytes != int64(packed.Len()) || x.Asked != "m" || x.Answered != "" || x.PromptTokens != 0 || x.Pieces != 0 || x.Error {
+		t.Errorf("told is %+v", x)
+	}
+	m := &Meter{Context: func() int { return 100 }}
+	m.Observe(x)
+	if r := m.Reading(); r.Requests != 1 || r.TokensPerSecond != 0 || r.FirstToken != 0 || len(r.Warnings) != 0 {
+		t.Errorf("the meter reads %+v", r)
+	}
+}
+
+// TestUsageMemory: however long a line, a text or a key is, reading it takes no memory.
+func TestUsageMemory(t *testing.T) { // not beside others: it looks at the process
+	long := strings.Repeat("x", 64<<10)
+	for name, begin := range map[string]string{
+		"content": `data: {"choices":[{"delta":{"content":"`, "model": `data: {"model":"`, "key": `data: {"`, "number": `data: {"eval_count":1`,
+		"no event": "xdata: ", "no JSON": "data: ", "depth": "data: " + strings.Repeat("[", 1000), "escapes": `data: {"model":"\u0041`,
+	} {
+		for _, shape := range []shape{shapeEvents, shapeLines, shapeWhole} {
+			u := newUsage(new(Exchange))
+			u.shape = shape
+			first, more := []byte(begin), []byte(long)
+			now := time.Now()
+			u.take(first, now)
+			if n := testing.AllocsPerRun(10, func() { u.take(more, now); u.request.feed(more) }); n > 0 {
+				t.Errorf("%s in shape %d: %v allocations for each 64 KiB, want none", name, shape, n)
+			}
+			u.free()
+		}
+	}
 }

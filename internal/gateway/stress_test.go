@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -125,6 +127,118 @@ func TestNetHTTP(t *testing.T) {
 				t.Errorf("%d right, %d failed", right.Load(), failed.Load())
 			}
 			t.Logf("%d right, %d failed; %+v", right.Load(), failed.Load(), g.Stats())
+		})
+	}
+}
+
+// TestOddPeers has callers that say many things at once in pieces of any size, and engines that answer when they like:
+// before the body, in pieces, with an end to the connection before the next request. Every answer is the right one, in
+// its turn, no prompt is done twice, and nobody waits for ever.
+func TestOddPeers(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(150) {
+		within(t, &Gateway{}, nil, func(w *world) {
+			rng := rand.New(rand.NewPCG(seed, 1))
+			var mu sync.Mutex // guards rng
+			dice := func(n int) int {
+				mu.Lock()
+				defer mu.Unlock()
+				return rng.IntN(n)
+			}
+			pause := func() { time.Sleep(time.Duration(dice(3)) * time.Second / 2) }
+			pieces := func(c io.Writer, s string) error {
+				for len(s) > 0 {
+					n := min(len(s), 1+dice(200))
+					if _, err := io.WriteString(c, s[:n]); err != nil {
+						return err
+					}
+					if s = s[n:]; dice(4) == 0 {
+						pause()
+					}
+				}
+				return nil
+			}
+			seen := map[string]int{}
+			w.serve = func(c net.Conn, r *bufio.Reader) {
+				for {
+					req, err := http.ReadRequest(r)
+					if err != nil {
+						return
+					}
+					number := req.Header.Get("X-Number")
+					mu.Lock()
+					seen[number]++
+					mu.Unlock()
+					early := dice(3) == 0
+					if !early {
+						if body, err := io.ReadAll(req.Body); err != nil || strings.Trim(string(body), number) != "" {
+							return
+						}
+					}
+					answer := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(number), number)
+					if dice(2) == 0 {
+						answer = fmt.Sprintf("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(number), number)
+					}
+					if pieces(c, answer) != nil {
+						return
+					}
+					if early {
+						if _, err := io.Copy(io.Discard, req.Body); err != nil {
+							return
+						}
+					}
+					pause()
+					if !early && dice(4) == 0 {
+						return
+					}
+				}
+			}
+			const requests = 12
+			var all strings.Builder
+			for i := range requests {
+				number, size := strconv.Itoa(100+i), dice(3)*dice(400)
+				body := strings.Repeat(number, size)
+				switch dice(3) {
+				case 0:
+					fmt.Fprintf(&all, "GET / HTTP/1.1\r\nHost: localhost\r\nX-Number: %s\r\n\r\n", number)
+				case 1:
+					fmt.Fprintf(&all, "POST / HTTP/1.1\r\nHost: localhost\r\nX-Number: %s\r\nContent-Length: %d\r\n\r\n%s", number, len(body), body)
+				case 2:
+					fmt.Fprintf(&all, "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nX-Number: %s\r\nTransfer-Encoding: chunked\r\n\r\n", number)
+					if body != "" {
+						fmt.Fprintf(&all, "%x\r\n%s\r\n", len(body), body)
+					}
+					all.WriteString("0\r\n\r\n")
+				}
+			}
+			c := w.call()
+			c.SetDeadline(time.Now().Add(24 * time.Hour))
+			var sending sync.WaitGroup
+			sending.Go(func() { pieces(c, all.String()) })
+			defer sending.Wait()
+			defer c.Close()
+			r := bufio.NewReader(c)
+			for i := range requests {
+				resp, err := http.ReadResponse(r, nil)
+				for err == nil && resp.StatusCode == http.StatusEarlyHints {
+					resp, err = http.ReadResponse(r, nil)
+				}
+				if err != nil {
+					t.Errorf("seed %d: the %d. answer: %v", seed, i, err)
+					return
+				}
+				if body, err := io.ReadAll(resp.Body); err != nil || string(body) != strconv.Itoa(100+i) {
+					t.Errorf("seed %d: the %d. answer is %q, %v", seed, i, body, err)
+					return
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for number, n := range seen {
+				if n != 1 {
+					t.Errorf("seed %d: request %s was done %d times", seed, number, n)
+				}
+			}
 		})
 	}
 }

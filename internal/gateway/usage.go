@@ -93,6 +93,7 @@ type usage struct {
 	blank          bool      // nothing in the line yet
 	cr             bool      // the line ended with a carriage return
 	content        bool      // in this event
+	came           time.Time // the first of it
 	x              *Exchange
 	prompt         int // as told, without what a cache had
 	read, wrote    int
@@ -171,15 +172,15 @@ func (u *usage) told(f field, text []byte, length int) {
 	case fieldStatus:
 		tell(&u.status, text)
 	case fieldPrompt:
-		u.prompt = max(number(text), u.prompt) // Anthropic's may be told again, as 0
+		count(&u.prompt, text)
 	case fieldCacheRead:
-		u.read = number(text)
+		count(&u.read, text)
 	case fieldCacheWrite:
-		u.wrote = number(text)
+		count(&u.wrote, text)
 	case fieldCached:
-		u.x.CachedTokens = number(text)
+		count(&u.x.CachedTokens, text)
 	case fieldCompletion:
-		u.x.CompletionTokens = number(text)
+		count(&u.x.CompletionTokens, text)
 	case fieldEvalTime:
 		u.eval = time.Duration(number(text))
 	case fieldRate:
@@ -187,8 +188,8 @@ func (u *usage) told(f field, text []byte, length int) {
 			u.rate = r
 		}
 	case fieldContent:
-		if length > 0 {
-			u.content = true
+		if length > 0 && !u.content {
+			u.content, u.came = true, u.at
 		}
 	case fieldError:
 		u.x.Error = u.x.Error || length > 0
@@ -199,6 +200,14 @@ func (u *usage) told(f field, text []byte, length int) {
 func tell(word *string, text []byte) {
 	if *word != string(text) {
 		*word = clean(string(text))
+	}
+}
+
+// count sets a number. The last one told is right, where Ollama begins with a guess; a zero or null after it tells
+// nothing.
+func count(n *int, text []byte) {
+	if told := number(text); told > 0 {
+		*n = told
 	}
 }
 
@@ -217,7 +226,6 @@ func (u *usage) take(p []byte, at time.Time) {
 	switch u.shape {
 	case shapeWhole:
 		u.reply.feed(p)
-		u.event()
 	case shapeLines:
 		for len(p) > 0 {
 			line, rest, whole := bytes.Cut(p, newline)
@@ -277,13 +285,11 @@ func (u *usage) events(p []byte) {
 			}
 			u.line, u.blank, u.cr = 0, true, p[0] == '\r'
 			p = p[1:]
-		} else if u.content {
-			u.event()
 		}
 	}
 }
 
-// event notes when content came.
+// event is where an event, a line or the whole text ends: the content in it is one piece.
 func (u *usage) event() {
 	if !u.content {
 		return
@@ -291,14 +297,15 @@ func (u *usage) event() {
 	u.content = false
 	u.x.Pieces++
 	if u.first.IsZero() {
-		u.first = u.at
+		u.first = u.came
 	}
-	u.last = u.at
+	u.last = u.came
 }
 
 // sum puts together what was told.
 func (u *usage) sum(reached time.Time) {
 	x := u.x
+	u.event() // one whose end did not come
 	if u.prompt+u.read+u.wrote > 0 {
 		x.PromptTokens = u.prompt + u.read + u.wrote
 	}
