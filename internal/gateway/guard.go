@@ -174,6 +174,9 @@ func inference(req *http.Request) bool {
 	if path.Clean(p) != p || strings.ContainsAny(p, `%\;#?`) || strings.ContainsFunc(p, unicode.IsControl) {
 		return false
 	}
+	if up := req.Header.Values("Upgrade"); len(up) > 0 && !(len(up) == 1 && strings.EqualFold(up[0], "websocket")) {
+		return false // whatever came after it, as requests of HTTP/2, would not be looked at
+	}
 	reads := req.Method == http.MethodGet || req.Method == http.MethodHead
 	switch {
 	case slices.Contains(changing, p):

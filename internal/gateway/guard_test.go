@@ -275,6 +275,11 @@ func TestInferenceOnly(t *testing.T) {
 			t.Errorf("%s: %v, want let through: %v", request, no, want)
 		}
 	}
+	for upgrade, want := range map[string]bool{"websocket": true, "WebSocket": true, "h2c": false, "h2c, websocket": false, "websocket\r\nUpgrade: h2c": false} {
+		if no := g.guard(headOf(t, "GET /v1/realtime HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: "+upgrade+"\r\n\r\n")); (no == nil) != want {
+			t.Errorf("an upgrade to %q: %v, want let through: %v", upgrade, no, want)
+		}
+	}
 }
 
 // TestGuardLive: the answer of the guard is an answer, also to who has much to send, and the engine hears nothing.
