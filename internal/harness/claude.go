@@ -6,7 +6,7 @@ import "strings"
 var claudeEnv = []string{
 	"ANTHROPIC_BASE_URL={base}", "ANTHROPIC_AUTH_TOKEN={key}", "ANTHROPIC_API_KEY=", "ANTHROPIC_MODEL={model}",
 	"ANTHROPIC_DEFAULT_OPUS_MODEL={model}", "ANTHROPIC_DEFAULT_SONNET_MODEL={model}", "ANTHROPIC_DEFAULT_HAIKU_MODEL={model}",
-	"CLAUDE_CODE_SUBAGENT_MODEL={model}",
+	"ANTHROPIC_DEFAULT_FABLE_MODEL={model}", "CLAUDE_CODE_SUBAGENT_MODEL={model}",
 	// It takes an unknown model for one of a million tokens, and compacts too late.
 	"CLAUDE_CODE_MAX_CONTEXT_TOKENS={context}",
 	// A header that changes with each request makes the engine read the whole prompt anew.
@@ -18,6 +18,13 @@ var claudeEnv = []string{
 
 // claudeQuiet is on with any value, 0 too.
 var claudeQuiet = []string{"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1"}
+
+// claudeClouds lead it to the models that a cloud sells, whatever its base URL says. In its settings an empty value goes
+// before the one of the shell; a launch does not pass them on.
+var claudeClouds = []string{
+	"CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY", "CLAUDE_CODE_USE_MANTLE", "CLAUDE_CODE_USE_ANTHROPIC_AWS",
+	"CLAUDE_CODE_USE_ANTHROPIC_GOOGLE_CLOUD",
+}
 
 var claudeFile = wiredFile{
 	place: place{env: "CLAUDE_CONFIG_DIR", home: ".claude", name: "settings.json"},
@@ -34,6 +41,9 @@ var claudeFile = wiredFile{
 			if value, ok := fill(value); ok {
 				list = append(list, set(value, "env", name))
 			}
+		}
+		for _, name := range claudeClouds {
+			list = append(list, set("", "env", name))
 		}
 		return list
 	},

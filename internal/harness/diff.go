@@ -89,6 +89,9 @@ func span(at, n int) string {
 	return fmt.Sprintf("%d,%d", at, n)
 }
 
+// diffCells is how many pairs of lines are compared at most: a table of that size is made.
+const diffCells = 1 << 22
+
 // compare is the shortest way from a to b, of what differs between their common beginning and end.
 func compare(a, b []string) []diffLine {
 	head := 0
@@ -104,6 +107,15 @@ func compare(a, b []string) []diffLine {
 		out = append(out, diffLine{' ', l})
 	}
 	x, y := a[head:len(a)-tail], b[head:len(b)-tail]
+	if len(x)*len(y) > diffCells { // all of it goes, and comes anew
+		for _, l := range x {
+			out = append(out, diffLine{'-', l})
+		}
+		for _, l := range y {
+			out = append(out, diffLine{'+', l})
+		}
+		x, y = nil, nil
+	}
 	common := make([][]int, len(x)+1) // the longest common part of x[i:] and y[j:]
 	for i := range common {
 		common[i] = make([]int, len(y)+1)

@@ -118,7 +118,7 @@ var crushFile = wiredFile{
 }
 
 var qwenFile = wiredFile{
-	place: place{home: ".qwen", name: "settings.json"},
+	place: place{env: "QWEN_HOME", home: ".qwen", name: "settings.json"},
 	kind:  jsonFile,
 	sets: func(e Endpoint, loud bool) []setting {
 		provider := object{{"id", e.Model}, {"name", "rlca"}, {"baseUrl", e.base() + "/v1"}, {"envKey", "RLCA_API_KEY"}}
@@ -130,6 +130,7 @@ var qwenFile = wiredFile{
 			add(provider, "modelProviders", "openai"),
 			set("openai", "security", "auth", "selectedType"),
 			set(e.Model, "model", "name"),
+			set(e.base()+"/v1", "model", "baseUrl"), // of the providers of such a model, this one
 		}
 		if !loud {
 			list = append(list, set(false, "privacy", "usageStatisticsEnabled"), set(false, "general", "enableAutoUpdate"))

@@ -93,7 +93,7 @@ func TestExactSets(t *testing.T) {
 	s := tool(t, "claude").Setup(odd, o)
 	for name, want := range map[string]string{
 		"ANTHROPIC_BASE_URL": "http://127.0.0.1:11434", "ANTHROPIC_AUTH_TOKEN": "t-1", "ANTHROPIC_API_KEY": "", "ANTHROPIC_MODEL": odd.Model,
-		"ANTHROPIC_DEFAULT_HAIKU_MODEL": odd.Model, "CLAUDE_CODE_SUBAGENT_MODEL": odd.Model, "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "32768",
+		"ANTHROPIC_DEFAULT_HAIKU_MODEL": odd.Model, "ANTHROPIC_DEFAULT_FABLE_MODEL": odd.Model, "CLAUDE_CODE_SUBAGENT_MODEL": odd.Model, "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "32768",
 		"CLAUDE_CODE_ATTRIBUTION_HEADER": "0", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "API_FORCE_IDLE_TIMEOUT": "0",
 		"CLAUDE_CODE_PROVIDER_MANAGED_BY_HOST": "1", "NO_PROXY": "corp,127.0.0.1,localhost,::1",
 	} {
@@ -110,7 +110,7 @@ func TestExactSets(t *testing.T) {
 	}
 
 	s = tool(t, "qwen").Setup(odd, o)
-	if want := []string{"--auth-type", "openai", "--model", odd.Model}; !slices.Equal(s.Args, want) || value(s.Set, "QWEN_CODE_SAFE_MODE") != "1" {
+	if want := []string{"--auth-type", "openai", "--model", odd.Model}; !slices.Equal(s.Args, want) || value(s.Set, "QWEN_CODE_SAFE_MODE") != "1" || value(s.Set, "QWEN_CODE_SKIP_UPDATE_CHECK_ONCE") != "true" {
 		t.Errorf("qwen: %q %v", s.Args, s.Set)
 	}
 
@@ -180,6 +180,11 @@ func TestEnviron(t *testing.T) {
 	want := []string{"PATH=/bin", "HOME=/h", "NO_PROXY=a,127.0.0.1,localhost,::1", "no_proxy=a,127.0.0.1,localhost,::1"}
 	if !slices.Equal(got, want) {
 		t.Errorf("Environ() = %q, want %q", got, want)
+	}
+	for _, name := range claudeClouds { // these lead it elsewhere whatever its base URL
+		if got := tool(t, "claude").Setup(spark, Options{}).Environ([]string{name + "=1", "PATH=/bin"}); slices.Contains(got, name+"=1") {
+			t.Errorf("a launch passes %s on", name)
+		}
 	}
 	if got := s.Dropped(inherited); !slices.Equal(got, []string{"ANTHROPIC_API_KEY", "OPENAI_API_KEY"}) {
 		t.Errorf("Dropped() = %q", got)

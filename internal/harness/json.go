@@ -107,6 +107,10 @@ func (p *jsonParser) space() (comment int) {
 			if p.text[comment-1] == '\r' {
 				comment--
 			}
+			if bytes.IndexByte(p.text[p.at-n:comment], '\r') >= 0 { // where it ends is another matter for each program
+				p.at -= n
+				p.fail("a comment has a carriage return in it")
+			}
 		case bytes.HasPrefix(p.text[p.at:], []byte("/*")):
 			n := bytes.Index(p.text[p.at+2:], []byte("*/"))
 			if n < 0 {
@@ -323,7 +327,7 @@ func (j *jsonEdit) apply(s setting) error {
 			return j.errorAt(here, "%s is no list", strings.Join(s.path, "."))
 		}
 		for _, it := range here.items {
-			if plain(j.text[it.start:it.end]) == c.Now {
+			if sameJSON(plain(j.text[it.start:it.end]), c.Now) {
 				return nil
 			}
 		}
@@ -332,7 +336,7 @@ func (j *jsonEdit) apply(s setting) error {
 		return nil
 	}
 	c.Was = string(j.text[here.start:here.end])
-	if plain([]byte(c.Was)) == c.Now {
+	if sameJSON(plain([]byte(c.Was)), c.Now) {
 		return nil
 	}
 	indent := ""

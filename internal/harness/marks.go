@@ -70,39 +70,246 @@ func (m *marked) append(lines []string, note string) {
 	m.lines = append(m.lines, m.block("", note, lines)...)
 }
 
-// unmark takes everything that is marked out again.
-func unmark(text []byte) (out []byte, was, made bool, err error) {
+// markLine is an opening mark as wire writes it, without its indentation.
+var markLine = regexp.MustCompile(`^` + markOpen + `[a-z]+: rlca unwire [a-z]+ takes this out(?:` + regexp.QuoteMeta(madeFile) + `)?(?:` + regexp.QuoteMeta(endedLine) + `)? >>>$`)
+
+// unmark takes everything that is marked out again. What others have put between the marks stays: Codex CLI adds its
+// own settings there, and a mark goes with a table that it takes out.
+func (w *wiredFile) unmark(text []byte) (out []byte, was, made bool, err error) {
 	m, mark := newMarked("", text)
+	b := w.block()
+	inside := make([]bool, len(m.lines))
+	if w.kind == tomlFile {
+		inside, _ = m.inValues()
+	}
 	var kept []string
-	join, since := "", 0 // what ended the line above, if nothing follows; since is where a block began
-	for i := 0; i < len(m.lines); i++ {
-		line := m.lines[i]
-		trimmed := strings.TrimLeft(line, " \t")
+	join, since := "", 0 // what ended the line above, if nothing follows; since is the line of the mark of this block, 0 outside of one
+	part := ""           // the key at the left edge of YAML under which a line stands
+	lost := func() error {
+		return &ParseError{Line: since, Text: "the block that rlca wrote has lost its last line, " + markClose}
+	}
+	for i, line := range m.lines {
+		trimmed := strings.TrimSpace(line)
+		if f := yamlKey.FindStringSubmatch(strings.TrimRight(line, " \t\r\n")); f != nil {
+			part = f[1] + f[2] + f[3]
+		}
+		indented := line != "" && (line[0] == ' ' || line[0] == '\t')
 		switch {
-		case strings.HasPrefix(trimmed, markOpen):
-			was, since = true, i+1
-			made = made || strings.Contains(line, madeFile)
+		case inside[i]:
 			join = ""
+			kept = append(kept, line)
+			continue
+		case markLine.MatchString(trimmed) && (!indented || part == b.list && b.list != ""):
+			if since > 0 && w.kind == yamlFile {
+				return nil, true, made, lost()
+			}
+			was, since, join = true, i+1, ""
+			made = made || strings.Contains(line, madeFile)
 			if strings.Contains(line, endedLine) {
 				join = newline([]byte(line))
 			}
-			for i++; i < len(m.lines) && !strings.HasPrefix(strings.TrimLeft(m.lines[i], " \t"), markClose); i++ {
-			}
-			if i == len(m.lines) {
-				return nil, true, made, &ParseError{Line: since, Text: "the block that rlca wrote has lost its last line, " + markClose}
-			}
-		case strings.HasPrefix(line, off):
+			b.begin(line, m.closed(i, inside))
+			continue
+		case since > 0 && strings.HasPrefix(trimmed, markClose):
+			since = 0
+			continue
+		case strings.HasPrefix(line, off) || trimmed == strings.TrimSpace(off) && !indented:
 			was, join = true, ""
-			kept = append(kept, strings.TrimPrefix(line, off))
-		default:
-			join = ""
-			kept = append(kept, line)
+			kept = append(kept, strings.TrimPrefix(strings.TrimPrefix(line, strings.TrimSpace(off)), " "))
+			continue
+		case since > 0:
+			ours, err := b.claims(line)
+			if err != nil {
+				return nil, true, made, &ParseError{Line: i + 1, Text: err.Error()}
+			}
+			if ours && trimmed == b.list+":" { // the list stays if another item of it does
+				b.head, b.at = line, len(kept)
+			}
+			if ours {
+				continue
+			}
 		}
+		join = ""
+		if b.head != "" && trimmed != "" && trimmed[0] != '#' {
+			if indented || trimmed[0] == '-' {
+				kept = slices.Insert(kept, b.at, b.head)
+			}
+			b.head = ""
+		}
+		kept = append(kept, line)
+	}
+	if since > 0 && w.kind == yamlFile {
+		return nil, true, made, lost()
 	}
 	if n := len(kept); join != "" && n > 0 {
 		kept[n-1] = strings.TrimSuffix(kept[n-1], join)
 	}
-	return []byte(mark + strings.Join(kept, "")), was, made, nil
+	rest := strings.Join(kept, "")
+	if w.kind == tomlFile && was {
+		if before, err := readTOML(m.text()); err == nil {
+			after, err := readTOML(rest)
+			if err != nil || !reflect.DeepEqual(b.others(before), b.others(after)) {
+				return nil, true, made, &ParseError{Line: 1, Text: "rlca found no way to take out what it wrote that leaves all else as it is: a line that it did not write stands in or below " + strings.Join(b.tables, " or ")}
+			}
+		}
+	}
+	return []byte(mark + rest), was, made, nil
+}
+
+// closed reports whether the block that begins on a line has its last line.
+func (m *marked) closed(at int, inside []bool) bool {
+	for i := at + 1; i < len(m.lines); i++ {
+		l := strings.TrimSpace(m.lines[i])
+		if last := strings.HasPrefix(l, markClose); !inside[i] && (last || markLine.MatchString(l)) {
+			return last
+		}
+	}
+	return false
+}
+
+// inValues says of each line of TOML whether it begins within a string, and whether within any value of several lines.
+func (m *marked) inValues() (text, value []bool) {
+	text, value = make([]bool, len(m.lines)), make([]bool, len(m.lines))
+	end, depth := "", 0 // of the string that we are in; of lists
+	for i, l := range m.lines {
+		if len(end) == 1 {
+			end = "" // it cannot go on here
+		}
+		text[i], value[i] = end != "", end != "" || depth > 0
+		header := !value[i] && strings.HasPrefix(strings.TrimLeft(l, " \t"), "[")
+		for k := 0; k < len(l); {
+			switch {
+			case end == "" && l[k] == '#':
+				k = len(l)
+			case end == "" && (l[k] == '"' || l[k] == '\''):
+				if end = l[k : k+1]; strings.HasPrefix(l[k:], strings.Repeat(end, 3)) {
+					end = strings.Repeat(end, 3)
+				}
+				k += len(end)
+			case end != "" && end[0] == '"' && l[k] == '\\':
+				k += 2
+			case end != "" && strings.HasPrefix(l[k:], end):
+				k += len(end)
+				for len(end) == 3 && k < len(l) && l[k] == end[0] { // up to two more are part of it
+					k++
+				}
+				end = ""
+			case end == "" && !header && (l[k] == '[' || l[k] == '{'):
+				depth++
+				k++
+			case end == "" && !header && (l[k] == ']' || l[k] == '}'):
+				depth--
+				k++
+			default:
+				k++
+			}
+		}
+	}
+	return text, value
+}
+
+// block tells the lines that wire wrote from those that somebody else put between its marks.
+type block struct {
+	kind   fileKind
+	top    []string            // the keys that wire sets
+	keys   map[string][]string // those that it writes below a header of its own, and in place, below ""
+	tables []string            // of TOML: the tables that it adds
+	list   string              // of YAML: the key of the list, and the lines of its item
+	item   []string
+
+	table   string // of TOML: the header of wire's that we are below
+	foreign bool   // what stands here belongs to what another put in
+	open    bool   // it has lost its last line: then its keys come in their order, and what is out of it is another's
+	next    int    // in keys, if it is open
+	indent  string // of the mark
+	head    string // the line of the list, if wire wrote it, and where it stood
+	at      int
+}
+
+// block has whatever wire may write into the file.
+func (w *wiredFile) block() *block {
+	b := &block{kind: w.kind, keys: map[string][]string{}}
+	e := Endpoint{BaseURL: "-", Model: "-", Context: 1, Token: "-"}
+	var top []entry
+	var tables []table
+	if w.lines != nil {
+		top, tables = w.lines(e, false)
+	}
+	for _, kv := range append(top, w.fresh...) {
+		b.top = append(b.top, kv.key)
+		b.keys[""] = append(b.keys[""], kv.key)
+		if i := strings.LastIndexByte(kv.key, '.'); i >= 0 { // where the table is there
+			b.keys[""] = append(b.keys[""], kv.key[i+1:])
+		}
+	}
+	for _, t := range tables {
+		b.tables = append(b.tables, t.name)
+		for _, kv := range t.entries {
+			b.keys[t.name] = append(b.keys[t.name], kv.key)
+		}
+	}
+	if w.item != nil {
+		b.list, b.item = w.item(e)
+	}
+	return b
+}
+
+func (b *block) begin(mark string, closed bool) {
+	b.table, b.foreign, b.head, b.open, b.next = "", false, "", !closed, 0
+	b.indent = mark[:len(mark)-len(strings.TrimLeft(mark, " \t"))]
+}
+
+// others are the settings of TOML that are not wire's.
+func (b *block) others(all map[string]any) map[string]any {
+	for _, key := range slices.Concat(b.top, b.tables) {
+		all = without(all, strings.Split(key, "."))
+	}
+	return empty(all)
+}
+
+var tomlHeader = regexp.MustCompile(`^\[(.*)\]\s*(?:#.*)?$`)
+
+var errWithin = errors.New("rlca did not write this line, and it belongs to what rlca wrote: take it out first")
+
+// claims reports whether wire wrote a line between its marks. It is an error where another's cannot be told apart.
+func (b *block) claims(line string) (bool, error) {
+	trimmed := strings.TrimSpace(line)
+	indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
+	switch {
+	case trimmed == "" || trimmed[0] == '#':
+		return false, nil
+	case b.kind == tomlFile:
+		if f := tomlHeader.FindStringSubmatch(trimmed); f != nil {
+			b.table = strings.TrimSpace(f[1])
+			b.foreign, b.next = !slices.Contains(b.tables, b.table), 0
+			return !b.foreign, nil
+		}
+		key, _, _ := strings.Cut(trimmed, "=")
+		i := slices.Index(b.keys[b.table], strings.TrimSpace(key))
+		ours := !b.foreign && i >= 0 && (!b.open || i >= b.next)
+		if ours {
+			b.next = i + 1
+		}
+		if !ours && !b.foreign && b.table != "" {
+			return false, errWithin
+		}
+		return ours, nil
+	}
+	key, _, _ := strings.Cut(trimmed, ":")
+	dash := trimmed == "-" || strings.HasPrefix(trimmed, "- ")
+	switch {
+	case dash && (indent == b.indent || indent == b.indent+"  "):
+		b.foreign = len(b.item) == 0 || trimmed != b.item[0]
+		return !b.foreign, nil
+	case indent == "" && !dash:
+		b.foreign = !slices.Contains(b.keys[""], key) && (b.list == "" || trimmed != b.list+":")
+		return !b.foreign, nil
+	case b.foreign:
+		return false, nil
+	case slices.ContainsFunc(b.item, func(l string) bool { return strings.HasPrefix(strings.TrimSpace(l), key+":") }):
+		return true, nil
+	}
+	return false, errWithin
 }
 
 // wireTOML sets entries before the first table, or in the table that is there already, and adds tables at the end.
@@ -128,11 +335,18 @@ func wireTOML(tool string, text []byte, made bool, top []entry, tables []table) 
 		}
 		here := parent != "" && lookup(before, parent) != nil
 		if here && m.header(parent) < 0 {
-			continue // written in another way than [table]: the user's own setting stays
+			if _, err := readTOML(kv.key + " = " + kv.value + "\n" + m.text()); err != nil {
+				continue // it cannot stand beside what is there: the user's own setting stays
+			}
+			here = false
 		}
 		if lookup(before, kv.key) != nil {
 			rest = without(rest, strings.Split(kv.key, "."))
-			if err := m.disable(leaf, rest); err != nil {
+			header := ""
+			if here {
+				header = parent
+			}
+			if err := m.disable(header, leaf, rest); err != nil {
 				return nil, err
 			}
 		}
@@ -246,23 +460,32 @@ func empty(m map[string]any) map[string]any {
 	return out
 }
 
-// disable makes a comment of the lines that give a key, found by trying: without them the file must say want.
-func (m *marked) disable(key string, want map[string]any) error {
+// disable makes a comment of the lines that give a key below a header, or above all of them: without them the file must
+// say want.
+func (m *marked) disable(header, key string, want map[string]any) error {
 	line := regexp.MustCompile(`^\s*["']?` + regexp.QuoteMeta(key) + `["']?\s*=`)
-	for i := range m.lines {
-		if !line.MatchString(m.lines[i]) {
+	_, inside := m.inValues()
+	from := 0
+	if header != "" {
+		from = m.header(header) + 1
+	}
+	for i := from; i < len(m.lines); i++ {
+		switch {
+		case inside[i]:
+			continue
+		case strings.HasPrefix(strings.TrimLeft(m.lines[i], " \t"), "["):
+			i = len(m.lines) // the next table
+			continue
+		case !line.MatchString(m.lines[i]):
 			continue
 		}
-		for j := i; j < min(len(m.lines), i+200); j++ {
-			try := slices.Clone(m.lines)
-			for k := i; k <= j; k++ {
-				try[k] = off + try[k]
-			}
-			got, err := readTOML(strings.Join(try, ""))
-			if err == nil && reflect.DeepEqual(empty(got), empty(want)) {
-				m.lines = try
-				return nil
-			}
+		try := slices.Clone(m.lines)
+		for k := i; k == i || k < len(try) && inside[k]; k++ {
+			try[k] = off + try[k]
+		}
+		if got, err := readTOML(strings.Join(try, "")); err == nil && reflect.DeepEqual(empty(got), empty(want)) {
+			m.lines = try
+			return nil
 		}
 	}
 	return &ParseError{Line: m.lineOf(regexp.MustCompile(regexp.QuoteMeta(key))), Text: "rlca cannot set " + key + " beside the one that is there: put it on a line of its own"}
@@ -281,8 +504,9 @@ func (m *marked) lineOf(re *regexp.Regexp) int {
 // header is the line of [name], -1 without one.
 func (m *marked) header(name string) int {
 	re := regexp.MustCompile(`^\s*\[\s*` + regexp.QuoteMeta(name) + `\s*\]\s*(#.*)?$`)
+	_, inside := m.inValues()
 	for i, l := range m.lines {
-		if re.MatchString(strings.TrimRight(l, "\r\n")) {
+		if !inside[i] && re.MatchString(strings.TrimRight(l, "\r\n")) {
 			return i
 		}
 	}
@@ -371,17 +595,27 @@ func wireYAML(tool string, text []byte, made bool, top []entry, list string, ite
 				return nil, &ParseError{Line: p.from + 1, Text: list + " is no list of lines that begin with a dash"}
 			}
 			at, indent = p.from+1, "  "
-			for _, l := range m.lines[p.from+1 : p.to] {
-				if dash := strings.TrimLeft(l, " "); strings.HasPrefix(dash, "-") {
-					indent = l[:len(l)-len(dash)]
-					break
+			for i, l := range m.lines[p.from+1 : p.to] {
+				first := strings.TrimSpace(l)
+				if first == "" || first[0] == '#' {
+					continue
 				}
+				if first != "-" && !strings.HasPrefix(first, "- ") {
+					return nil, &ParseError{Line: p.from + 2 + i, Text: list + " is no list of lines that begin with a dash"}
+				}
+				indent = l[:len(l)-len(strings.TrimLeft(l, " "))]
+				break
 			}
 			if !strings.HasSuffix(m.lines[p.from], "\n") {
 				return nil, &ParseError{Line: p.from + 1, Text: list + " is empty and its line has no end"}
 			}
 		}
 		if slices.ContainsFunc(top, func(kv entry) bool { return kv.key == p.key }) {
+			for i := p.from; i < p.to; i++ {
+				if name := m.anchored(i, p); name != "" {
+					return nil, &ParseError{Line: i + 1, Text: "the anchor &" + name + " is used elsewhere: put it where rlca sets nothing"}
+				}
+			}
 			for i := p.from; i < p.to; i++ {
 				m.lines[i] = off + m.lines[i]
 			}
@@ -408,4 +642,23 @@ func wireYAML(tool string, text []byte, made bool, top []entry, list string, ite
 		return nil, err
 	}
 	return []byte(mark + m.text()), nil
+}
+
+var (
+	yamlAnchor = regexp.MustCompile(`(?:^|[\s\[{,])&([^\s,\[\]{}]+)`)
+	yamlAlias  = regexp.MustCompile(`\*([^\s,\[\]{}]+)`)
+)
+
+// anchored is the anchor on a line of a part that something outside of it uses, empty if there is none.
+func (m *marked) anchored(line int, p yamlPart) string {
+	for _, anchor := range yamlAnchor.FindAllStringSubmatch(m.lines[line], -1) {
+		for i, l := range m.lines {
+			for _, alias := range yamlAlias.FindAllStringSubmatch(l, -1) {
+				if (i < p.from || i >= p.to) && !strings.HasPrefix(l, off) && alias[1] == anchor[1] {
+					return anchor[1]
+				}
+			}
+		}
+	}
+	return ""
 }

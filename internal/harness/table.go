@@ -11,7 +11,7 @@ var tools = []Tool{
 			"OPENAI_BASE_URL={base}/v1", "OPENAI_API_KEY={key}", "OPENAI_MODEL={model}", "QWEN_CODE_API_TIMEOUT_MS=600000", "QWEN_STREAM_MAX_LIFETIME_MS=0",
 		},
 		args:  []string{"--auth-type openai", "--model {model}"},
-		quiet: []string{"QWEN_USAGE_STATISTICS_ENABLED=0"},
+		quiet: []string{"QWEN_USAGE_STATISTICS_ENABLED=0", "QWEN_CODE_SKIP_UPDATE_CHECK_ONCE=true"},
 		guard: []string{"QWEN_CODE_SAFE_MODE=1"},
 		wired: []wiredFile{qwenFile},
 	},

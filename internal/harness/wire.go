@@ -34,7 +34,7 @@ type place struct {
 	env  string // a variable that names the folder
 	home string // the folder below the user's home, with slashes
 	name string // the file, with slashes
-	// or are other names of the file, taken if they are there and name is not.
+	// or are other names of the file; where both are there, what such a one says goes before what name says.
 	or []string
 	// windows is the whole path on Windows, if it is another there; ${NAME} is a variable.
 	windows string
@@ -84,6 +84,7 @@ type Edit struct {
 	Left []string
 
 	undo   bool
+	again  bool   // something of rlca's is in Before: the copy beside it is older, and right
 	record []byte // what is to stand beside it
 }
 
@@ -97,9 +98,12 @@ type record struct {
 	By      string   `json:"by"`
 	Tool    string   `json:"harness"`
 	SHA256  string   `json:"sha256"` // of the file as it was written
+	Base    string   `json:"base"`   // of the file without it, empty if there was none
 	Created bool     `json:"created"`
 	Splices []splice `json:"splices"`
 	Changes []change `json:"changes"`
+	// Previous is what stood here before: its text is still in the file if this wire was cut short.
+	Previous *record `json:"previous,omitempty"`
 }
 
 func sum(text []byte) string {
@@ -125,6 +129,7 @@ func (t *Tool) Wire(e Endpoint, loud bool, getenv func(string) string) ([]*Edit,
 		if err != nil {
 			return nil, err
 		}
+		ed.again = !bytes.Equal(base, ed.Before)
 		if e.Token != "" && exposed(ed.Path) {
 			return nil, &ExposedError{t.Title, ed.Path}
 		}
@@ -157,7 +162,7 @@ func (ed *Edit) unwired(w *wiredFile) (base []byte, made bool, err error) {
 	return u.After, u.After == nil, nil
 }
 
-func (ed *Edit) wireJSON(tool string, base []byte, made bool, sets []setting) error {
+func (ed *Edit) wireJSON(tool string, base []byte, made bool, sets []setting) (err error) {
 	j := &jsonEdit{text: append([]byte{}, base...)}
 	for _, s := range sets {
 		if err := j.apply(s); err != nil {
@@ -169,10 +174,22 @@ func (ed *Edit) wireJSON(tool string, base []byte, made bool, sets []setting) er
 		ed.After = base
 		return nil
 	}
-	r, err := json.MarshalIndent(record{
+	r := record{
 		By: `rlca wire; "rlca unwire ` + tool + `" reads it`, Tool: tool, SHA256: sum(j.text), Created: made, Splices: j.splices, Changes: j.changes,
-	}, "", "  ")
-	ed.record = append(r, '\n')
+	}
+	if !made {
+		r.Base = sum(base)
+	}
+	if ed.again {
+		if r.Previous, err = ed.readRecord(); err != nil {
+			return err
+		}
+		if r.Previous != nil {
+			r.Previous.Previous = nil
+		}
+	}
+	text, err := json.MarshalIndent(r, "", "  ")
+	ed.record = append(text, '\n')
 	return err
 }
 
@@ -216,8 +233,8 @@ func (t *Tool) Unwire(getenv func(string) string) ([]*Edit, error) {
 		}
 		if was {
 			edits = append(edits, ed)
-		} else if _, err := os.Lstat(ed.Path + backupSuffix); err == nil {
-			none.Backup = ed.Path + backupSuffix
+		} else if b := ed.Backup(); b != "" {
+			none.Backup = b
 		}
 	}
 	if len(edits) == 0 {
@@ -228,63 +245,92 @@ func (t *Tool) Unwire(getenv func(string) string) ([]*Edit, error) {
 
 func (ed *Edit) unwire(w *wiredFile) (was bool, err error) {
 	ed.undo, ed.After = true, ed.Before
-	if w.kind != jsonFile {
-		if ed.Before == nil {
-			return false, nil
-		}
-		text, was, made, err := unmark(ed.Before)
-		if err != nil {
-			return false, inFile(err, ed.Path)
-		}
-		ed.After = text
-		if made && len(bytes.TrimSpace(text)) == 0 {
-			ed.After = nil
-		}
-		return was, nil
+	if w.kind == jsonFile {
+		return ed.unwireJSON()
 	}
-	text, err := os.ReadFile(ed.Path + recordSuffix)
-	if errors.Is(err, fs.ErrNotExist) {
+	if ed.Before == nil {
 		return false, nil
 	}
+	text, was, made, err := w.unmark(ed.Before)
 	if err != nil {
-		return false, fmt.Errorf("read what rlca wrote into %s: %w", ed.Path, err)
+		return false, inFile(err, ed.Path)
 	}
-	var r record
-	if err := json.Unmarshal(text, &r); err != nil {
-		return false, fmt.Errorf("read what rlca wrote into %s: %s is not as rlca wrote it: %w", ed.Path, ed.Path+recordSuffix, err)
+	ed.After = text
+	if made && len(bytes.TrimSpace(text)) == 0 {
+		ed.After = nil
+	}
+	return was, nil
+}
+
+// readRecord reads what stands beside a JSON file, nil if nothing does.
+func (ed *Edit) readRecord() (*record, error) {
+	text, err := os.ReadFile(ed.Path + recordSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what rlca wrote into %s: %w", ed.Path, err)
+	}
+	r := new(record)
+	if err := json.Unmarshal(text, r); err != nil {
+		return nil, fmt.Errorf("read what rlca wrote into %s: %s is not as rlca wrote it: %w", ed.Path, ed.Path+recordSuffix, err)
+	}
+	return r, nil
+}
+
+func (ed *Edit) unwireJSON() (was bool, err error) {
+	r, err := ed.readRecord()
+	if r == nil || err != nil {
+		return false, err
 	}
 	if ed.Before == nil {
 		return true, nil // the file is gone, the record goes too
 	}
-	if sum(ed.Before) == r.SHA256 {
-		out := ed.Before
-		for _, s := range slices.Backward(r.Splices) {
-			if s.At < 0 || s.At+len(s.New) > len(out) || string(out[s.At:s.At+len(s.New)]) != s.New {
-				return false, fmt.Errorf("take back what rlca wrote into %s: %s does not belong to it", ed.Path, ed.Path+recordSuffix)
+	now := sum(ed.Before)
+	for p := r; p != nil; p = p.Previous {
+		if now == p.SHA256 {
+			return true, ed.takeBack(p)
+		}
+	}
+	if now == r.Base {
+		return true, nil // a wire that was cut short, or an unwire, or the copy was put back by hand
+	}
+	best := -1
+	for p := r; p != nil; p = p.Previous { // of a wire that was cut short, none of its settings is there
+		j, left := &jsonEdit{text: ed.Before}, []string(nil)
+		for _, c := range slices.Backward(p.Changes) {
+			ok, err := j.undo(c)
+			if err != nil {
+				return false, inFile(err, ed.Path)
 			}
-			out = append(append(append([]byte{}, out[:s.At]...), s.Old...), out[s.At+len(s.New):]...)
+			if !ok {
+				left = append(left, strings.Join(c.Path, "."))
+			}
 		}
-		ed.After = out
-		if r.Created {
-			ed.After = nil
+		if n := len(p.Changes) - len(left); n > best {
+			best, ed.After, ed.Left = n, j.text, left
+			if root, err := parseJSON(j.text); p.Created && err == nil && (root == nil || len(root.members) == 0 && root.last == root.start+1) {
+				ed.After = nil
+			}
 		}
-		return true, nil
-	}
-	j := &jsonEdit{text: ed.Before}
-	for _, c := range slices.Backward(r.Changes) {
-		ok, err := j.undo(c)
-		if err != nil {
-			return false, inFile(err, ed.Path)
-		}
-		if !ok {
-			ed.Left = append(ed.Left, strings.Join(c.Path, "."))
-		}
-	}
-	ed.After = j.text
-	if root, err := parseJSON(j.text); r.Created && err == nil && (root == nil || len(root.members) == 0 && root.last == root.start+1) {
-		ed.After = nil
 	}
 	return true, nil
+}
+
+// takeBack undoes every splice in the text as it was written.
+func (ed *Edit) takeBack(r *record) error {
+	out := ed.Before
+	for _, s := range slices.Backward(r.Splices) {
+		if s.At < 0 || s.At+len(s.New) > len(out) || string(out[s.At:s.At+len(s.New)]) != s.New {
+			return fmt.Errorf("take back what rlca wrote into %s: %s does not belong to it", ed.Path, ed.Path+recordSuffix)
+		}
+		out = append(append(append([]byte{}, out[:s.At]...), s.Old...), out[s.At+len(s.New):]...)
+	}
+	ed.After = out
+	if r.Created {
+		ed.After = nil
+	}
+	return nil
 }
 
 func inFile(err error, path string) error {
@@ -302,6 +348,9 @@ func (t *Tool) open(w *wiredFile, getenv func(string) string) (*Edit, error) {
 		return nil, fmt.Errorf("find the settings of %s: %w", t.Title, err)
 	}
 	ed := &Edit{Path: path}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // a pipe would be waited for, a device replaced
+		return nil, fmt.Errorf("read the settings of %s: %s is no file", t.Title, path)
+	}
 	ed.Before, err = os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Lstat(path); err == nil {
@@ -337,91 +386,153 @@ func (p place) path(getenv func(string) string) (string, error) {
 		folder = filepath.Join(home, filepath.FromSlash(p.home))
 	}
 	path := filepath.Join(folder, filepath.FromSlash(p.name))
-	if _, err := os.Lstat(path); err != nil {
+	for _, suffix := range []string{recordSuffix, ""} { // the one that is wired, else the one that is there
 		for _, name := range p.or {
 			other := filepath.Join(folder, filepath.FromSlash(name))
-			if _, err := os.Lstat(other); err == nil {
+			if _, err := os.Lstat(other + suffix); err == nil {
 				return other, nil
 			}
+		}
+		if _, err := os.Lstat(path + suffix); err == nil {
+			return path, nil
 		}
 	}
 	return path, nil
 }
 
 // Save writes the file, and what stands beside it. A link keeps leading where it led, a mode stays; the new text takes the
-// old one's place in one step, or not at all.
+// old one's place in one step, or not at all. A file that is not as it was when the edit was worked out is left alone.
 func (e *Edit) Save() error {
-	if e.undo {
-		return e.saveUndo()
-	}
-	if !e.Changed() {
-		return nil
-	}
 	what := "wire " + e.Path
-	if err := os.MkdirAll(filepath.Dir(e.Path), 0o700); err != nil {
+	if e.undo {
+		what = "unwire " + e.Path
+	} else if !e.Changed() {
+		return nil
+	} else if err := os.MkdirAll(filepath.Dir(e.Path), 0o700); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	target, mode, err := e.target()
+	release, err := hold(filepath.Dir(e.Path))
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	backup, rec := e.Path+backupSuffix, e.Path+recordSuffix
-	wired := e.wired()
-	if e.Before != nil && !wired {
-		if err := replace(backup, e.Before, 0o600); err != nil {
-			return fmt.Errorf("%s: keep a copy first: %w", what, err)
-		}
+	defer release()
+	if e.undo {
+		err = e.saveUndo()
+	} else {
+		err = e.save()
 	}
-	old, oldErr := os.ReadFile(rec)
-	if e.record != nil {
-		if err := replace(rec, e.record, 0o600); err != nil {
-			return fmt.Errorf("%s: note what was there: %w", what, err)
-		}
-	}
-	if err := replace(target, e.After, mode); err != nil {
-		if e.record != nil {
-			os.Remove(rec)
-			if oldErr == nil {
-				replace(rec, old, 0o600)
-			}
-		}
-		if e.Before != nil && !wired {
-			os.Remove(backup)
-		}
+	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
 }
 
-// wired reports whether the file was wired before this edit: then the copy beside it is older, and right.
-func (e *Edit) wired() bool {
-	if _, err := os.Lstat(e.Path + recordSuffix); err == nil {
-		return true
+func (e *Edit) save() error {
+	target, info, err := e.target()
+	if err != nil {
+		return err
 	}
-	return bytes.Contains(e.Before, []byte(markOpen))
+	if n := names(info); n > 1 {
+		return fmt.Errorf("the file has %d names (hard links), and rlca would part them: make a copy of it, and put that in its place", n)
+	}
+	putBack := func() {}
+	if e.Before != nil && !e.again {
+		if putBack, err = e.keepCopy(); err != nil {
+			return fmt.Errorf("keep a copy first: %w", err)
+		}
+	}
+	rec := e.Path + recordSuffix
+	old, oldErr := os.ReadFile(rec)
+	if e.record != nil {
+		err = replace(rec, e.record, 0o600, nil)
+		if err != nil {
+			err = fmt.Errorf("note what was there: %w", err)
+		}
+	}
+	if err == nil {
+		if err = e.put(target, info); err == nil {
+			if e.record == nil { // it says all of it in the user's own words
+				os.Remove(rec)
+			}
+			return nil
+		}
+		switch {
+		case e.record == nil:
+		case oldErr != nil:
+			os.Remove(rec)
+		default:
+			replace(rec, old, 0o600, nil) // where it fails too: the new one knows what the old one said
+		}
+	}
+	putBack()
+	return err
+}
+
+// put makes the file say After, if it still says Before.
+func (e *Edit) put(target string, info fs.FileInfo) error {
+	now, err := os.ReadFile(e.Path)
+	if gone := errors.Is(err, fs.ErrNotExist); gone != (e.Before == nil) || err == nil && !bytes.Equal(now, e.Before) {
+		return errors.New("something else has written the file in the meantime: try again")
+	} else if err != nil && !gone {
+		return err
+	}
+	if !e.Changed() {
+		return nil
+	}
+	if e.After == nil {
+		return os.Remove(e.Path)
+	}
+	mode := fs.FileMode(0o600)
+	if info != nil {
+		mode = info.Mode().Perm()
+	}
+	return replace(target, e.After, mode, info)
+}
+
+// keepCopy puts the file as it is beside it. A copy from an earlier time that says something else is not lost: it gets
+// a number. What it did can be put back.
+func (e *Edit) keepCopy() (putBack func(), err error) {
+	backup := e.Path + backupSuffix
+	old, err := os.ReadFile(backup)
+	if err == nil && bytes.Equal(old, e.Before) {
+		return func() {}, nil
+	}
+	putBack = func() { os.Remove(backup) }
+	if err == nil {
+		older := ""
+		for n := 1; ; n++ {
+			older = backup + "." + itoa(n)
+			if _, err := os.Lstat(older); errors.Is(err, fs.ErrNotExist) {
+				break
+			} else if err != nil {
+				return nil, err
+			}
+		}
+		if err := os.Rename(backup, older); err != nil {
+			return nil, err
+		}
+		putBack = func() { os.Rename(older, backup) }
+	}
+	if err := replace(backup, e.Before, 0o600, nil); err != nil {
+		putBack()
+		return nil, err
+	}
+	return putBack, nil
 }
 
 func (e *Edit) saveUndo() error {
-	what := "unwire " + e.Path
-	backup := e.Path + backupSuffix
-	target, mode, err := e.target()
+	target, info, err := e.target()
 	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+		return err
 	}
-	switch {
-	case !e.Changed():
-	case e.After == nil:
-		err = os.Remove(e.Path)
-	default:
-		err = replace(target, e.After, mode)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+	if err := e.put(target, info); err != nil {
+		return err
 	}
 	if err := os.Remove(e.Path + recordSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", what, err)
+		return err
 	}
-	if old, err := os.ReadFile(backup); err == nil && bytes.Equal(old, e.After) { // the copy says nothing new
+	backup := e.Path + backupSuffix
+	if old, err := os.ReadFile(backup); err == nil && e.After != nil && bytes.Equal(old, e.After) { // the copy says nothing new
 		os.Remove(backup)
 	}
 	return nil
@@ -429,40 +540,51 @@ func (e *Edit) saveUndo() error {
 
 // Backup is the copy from before the file was wired, if there is one still.
 func (e *Edit) Backup() string {
-	if _, err := os.Lstat(e.Path + backupSuffix); err != nil {
-		return ""
+	backup := ""
+	for n := 0; ; n++ {
+		one := e.Path + backupSuffix
+		if n > 0 {
+			one += "." + itoa(n)
+		}
+		if _, err := os.Lstat(one); err == nil {
+			if backup = one; n == 0 {
+				return backup
+			}
+		} else if n > 0 {
+			return backup
+		}
 	}
-	return e.Path + backupSuffix
 }
 
-// target is the file behind the links, and its mode; it must be one that may be written.
-func (e *Edit) target() (string, fs.FileMode, error) {
+// target is the file behind the links, nil if there is none; it must be one that may be written.
+func (e *Edit) target() (string, fs.FileInfo, error) {
 	if e.Before == nil {
-		return e.Path, 0o600, nil
+		return e.Path, nil, nil
 	}
 	path, err := filepath.EvalSymlinks(e.Path)
 	if err != nil {
-		return "", 0, err
+		return "", nil, err
 	}
 	info, err := os.Stat(path)
 	if err != nil {
-		return "", 0, err
+		return "", nil, err
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0) // a file that is read-only on purpose stays as it is
 	if err != nil {
-		return "", 0, err
+		return "", nil, err
 	}
-	return path, info.Mode().Perm(), f.Close()
+	return path, info, f.Close()
 }
 
-// replace writes a file beside its goal and renames it.
-func replace(path string, text []byte, mode fs.FileMode) error {
+// replace writes a file beside its goal and renames it. It belongs to whom the one of info does.
+func replace(path string, text []byte, mode fs.FileMode, info fs.FileInfo) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".rlca-*")
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(text)
 	if err == nil && runtime.GOOS != "windows" {
+		own(f, info)
 		err = f.Chmod(mode)
 	}
 	if err == nil {
@@ -476,6 +598,11 @@ func replace(path string, text []byte, mode fs.FileMode) error {
 	}
 	if err != nil {
 		os.Remove(f.Name())
+		return err
 	}
-	return err
+	if dir, err := os.Open(filepath.Dir(path)); err == nil { // a file that is noted must be there after a power cut too
+		dir.Sync()
+		dir.Close()
+	}
+	return nil
 }

@@ -300,7 +300,7 @@ func TestWireRefuses(t *testing.T) {
 		{"qwen", ".qwen/settings.json", "{\"modelProviders\": {\"openai\": {}}}", 1, "is no list"},
 		{"codex", ".codex/config.toml", "a = 1\nb = \n", 2, ""},
 		{"codex", ".codex/config.toml", "a = 1\n[model_providers.rlca]\nname = \"x\"\n", 2, "rlca did not write"},
-		{"codex", ".codex/config.toml", "# >>> rlca wire codex: x >>>\nmodel = \"m\"\n", 1, "has lost its last line"},
+		{"aider", ".aider.conf.yml", "# >>> rlca wire aider: rlca unwire aider takes this out >>>\nmodel: m\n", 1, "has lost its last line"},
 		{"aider", ".aider.conf.yml", "a: 1\n\tb: 2\n", 2, "a tab begins"},
 		{"aider", ".aider.conf.yml", "a: 1\n---\nb: 2\n", 2, "more than one YAML document"},
 		{"aider", ".aider.conf.yml", "- a\n", 1, "no mapping"},
@@ -309,6 +309,11 @@ func TestWireRefuses(t *testing.T) {
 		{"aider", ".aider.conf.yml", "a: \"1\nb: 2\n", 1, "has no end"},
 		{"continue", ".continue/config.yaml", "models: []\n", 1, "is no list of lines"},
 		{"continue", ".continue/config.yaml", "a: 1\nmodels:", 2, "has no end"},
+		{"continue", ".continue/config.yaml", "models:\n  # c\n  gpt: {}\n", 3, "is no list of lines"},
+		{"continue", ".continue/config.yaml", "models:\n  [a, b]\n", 2, "is no list of lines"},
+		{"continue", ".continue/config.yaml", "models:\n  -name: x\n", 2, "is no list of lines"},
+		{"aider", ".aider.conf.yml", "read: [a]\nmodel: &m sonnet\nweak-model: *m\n", 2, "the anchor &m"},
+		{"claude", ".claude/settings.json", "{ // c\r \"env\": {}\n}", 1, "a carriage return"},
 	} {
 		dir, getenv := home(t, map[string]string{c.file: c.text})
 		_, err := tool(t, c.name).Wire(spark, false, getenv)
@@ -411,6 +416,11 @@ func TestDiff(t *testing.T) {
 	if got := e.Diff(); got != want {
 		t.Errorf("Diff() = %q, want %q", got, want)
 	}
+	long := strings.Repeat("x\ny\n", 5000)
+	e = Edit{Path: "f", Before: []byte("1\n" + long + "2\n"), After: []byte("3\n" + long + "4\n")} // takes no time, and no room
+	if got := e.Diff(); !strings.HasPrefix(got, "--- f\n+++ f\n@@ -1,10002 +1,10002 @@\n-1\n-x\n") || strings.Count(got, "\n") != 3+2*10002 {
+		t.Errorf("Diff() of long texts has %d lines", strings.Count(got, "\n"))
+	}
 	e = Edit{Path: "f", After: []byte("a\n")}
 	if got, want := e.Diff(), "--- /dev/null\n+++ f\n@@ -0,0 +1,1 @@\n+a\n"; got != want {
 		t.Errorf("Diff() = %q, want %q", got, want)
@@ -454,7 +464,7 @@ func FuzzWire(f *testing.F) {
 		}
 		var back []byte
 		if w.kind == jsonFile {
-			if _, err := parseJSON(ed.After); err != nil {
+			if _, err := parseJSON(ed.After); err != nil || json.Valid(text) && !json.Valid(ed.After) {
 				t.Fatalf("%q was wired to %q: %v", text, ed.After, err)
 			}
 			var r record
@@ -482,7 +492,7 @@ func FuzzWire(f *testing.F) {
 			if got := plain(j.text); got != was {
 				t.Fatalf("%q, change by change, came back as %q", text, j.text)
 			}
-		} else if back, _, _, err = unmark(ed.After); err != nil {
+		} else if back, _, _, err = w.unmark(ed.After); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(back, text) {
