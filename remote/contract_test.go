@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -135,10 +136,35 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
+// writeProgram writes a program. A child of this process that was made meanwhile would have its file open for writing for a
+// moment, and until then it could not be run.
+func writeProgram(t *testing.T, path, text string) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	write(t, path, text)
+	if err := os.Chmod(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestContract is what every engine keeps.
 func TestContract(t *testing.T) {
+	t.Parallel()
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			if k.ill == nil {
+				alone(t)
+			}
+			run := func(name string, f func(t *testing.T)) {
+				t.Run(name, func(t *testing.T) {
+					if k.ill != nil {
+						t.Parallel()
+					}
+					f(t)
+				})
+			}
 			box := func(t *testing.T) (*remotetest.Account, int, Engine) {
 				bin := t.TempDir()
 				acc := remotetest.NewAccount(t, bin)
@@ -154,8 +180,8 @@ func TestContract(t *testing.T) {
 				})
 				return acc, port, e
 			}
-			t.Run("life", func(t *testing.T) { acc, port, e := box(t); k.life(t, acc, port, e) })
-			t.Run("not installed", func(t *testing.T) {
+			run("life", func(t *testing.T) { acc, port, e := box(t); k.life(t, acc, port, e) })
+			run("not installed", func(t *testing.T) {
 				acc := remotetest.NewAccount(t)
 				for _, d := range strings.Split(acc.Path, ":") {
 					if _, err := os.Stat(filepath.Join(d, k.program)); err == nil {
@@ -178,7 +204,7 @@ func TestContract(t *testing.T) {
 				}
 				nothingLeft(t, acc)
 			})
-			t.Run("missing model", func(t *testing.T) {
+			run("missing model", func(t *testing.T) {
 				acc, _, e := box(t)
 				var missing *ModelMissingError
 				if _, err := e.Ensure(t.Context(), Plan{Model: "scripted"}, nil); !errors.As(err, &missing) || missing.Model != "scripted" {
@@ -186,8 +212,8 @@ func TestContract(t *testing.T) {
 				}
 				nothingLeft(t, acc)
 			})
-			t.Run("foreign", func(t *testing.T) { acc, port, e := box(t); k.foreign(t, acc, port, e) })
-			t.Run("two laptops at once", func(t *testing.T) {
+			run("foreign", func(t *testing.T) { acc, port, e := box(t); k.foreign(t, acc, port, e) })
+			run("two laptops at once", func(t *testing.T) {
 				acc, port, e := box(t)
 				model := k.seed(t, acc, e)
 				var wg sync.WaitGroup
@@ -220,7 +246,7 @@ func TestContract(t *testing.T) {
 				}
 			})
 			if k.ill != nil {
-				t.Run("ill", func(t *testing.T) { k.illness(t, box) })
+				run("ill", func(t *testing.T) { k.illness(t, box) })
 			}
 		})
 	}
@@ -394,6 +420,7 @@ func (k kind) foreign(t *testing.T, acc *remotetest.Account, port int, e Engine)
 // illness has a program that does not come up, or hangs.
 func (k kind) illness(t *testing.T, box func(t *testing.T) (*remotetest.Account, int, Engine)) {
 	t.Run("dies", func(t *testing.T) {
+		t.Parallel()
 		acc, _, e := box(t)
 		model := k.seed(t, acc, e)
 		k.ill(t, acc, "dies")
@@ -405,6 +432,7 @@ func (k kind) illness(t *testing.T, box func(t *testing.T) (*remotetest.Account,
 		nothingLeft(t, acc)
 	})
 	t.Run("port taken at the last moment", func(t *testing.T) {
+		t.Parallel()
 		acc, port, e := box(t)
 		model := k.seed(t, acc, e)
 		k.ill(t, acc, fmt.Sprintf("taken %d", port))
@@ -414,6 +442,7 @@ func (k kind) illness(t *testing.T, box func(t *testing.T) (*remotetest.Account,
 		}
 	})
 	t.Run("cancelled while it starts, deaf to TERM", func(t *testing.T) {
+		t.Parallel()
 		acc, _, e := box(t)
 		model := k.seed(t, acc, e)
 		k.ill(t, acc, "mute")
@@ -428,6 +457,7 @@ func (k kind) illness(t *testing.T, box func(t *testing.T) (*remotetest.Account,
 		nothingLeft(t, acc)
 	})
 	t.Run("cancelled while it loads", func(t *testing.T) {
+		t.Parallel()
 		acc, _, e := box(t)
 		model := k.seed(t, acc, e)
 		k.ill(t, acc, "slow")
@@ -443,6 +473,7 @@ func (k kind) illness(t *testing.T, box func(t *testing.T) (*remotetest.Account,
 		nothingLeft(t, acc)
 	})
 	t.Run("killed, and started again", func(t *testing.T) {
+		t.Parallel()
 		acc, port, e := box(t)
 		model := k.seed(t, acc, e)
 		s, err := e.Ensure(t.Context(), Plan{Model: model}, nil)

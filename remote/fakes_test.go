@@ -30,6 +30,7 @@ func adopted(t *testing.T, f *fakeOllama) (*remotetest.Account, *Ollama) {
 }
 
 func TestContextOfAnAdoptedServer(t *testing.T) {
+	t.Parallel()
 	spill := func(context int) float64 { return min(1, 40000/float64(context)) }
 	for _, c := range []struct {
 		name   string
@@ -225,6 +226,7 @@ func TestFingerprint(t *testing.T) {
 
 // A pull on a server that answers, with the loop on the box and without.
 func TestPullOnAFake(t *testing.T) {
+	t.Parallel()
 	layer := `{"status":"pulling aa","digest":"sha256:aa","total":1000,"completed":1000}`
 	for _, c := range []struct {
 		name  string
@@ -242,6 +244,7 @@ func TestPullOnAFake(t *testing.T) {
 				continue // four attempts take the loop seven seconds; the real test has one
 			}
 			t.Run(c.name+"/"+way, func(t *testing.T) {
+				t.Parallel()
 				f := newFake()
 				f.pull = c.lines
 				acc, o := adopted(t, f)
@@ -294,6 +297,7 @@ func TestPullLoopOnAFullDisk(t *testing.T) {
 
 // A second laptop looks on while the first one's pull runs; when it leaves, the pull goes on, and it can come back.
 func TestPullIsShared(t *testing.T) {
+	t.Parallel()
 	peer.Need(t, "curl")
 	acc, o := realBox(t)
 	reg := remotetest.StartRegistry(t)
@@ -350,6 +354,7 @@ func TestPullIsShared(t *testing.T) {
 
 // The scripts must do on any box: other shells, noise around them, no /proc, no setsid, no perl.
 func TestScriptsAnywhere(t *testing.T) {
+	t.Parallel()
 	type way struct {
 		name  string
 		shell string
@@ -370,6 +375,7 @@ func TestScriptsAnywhere(t *testing.T) {
 	}
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
 			bin := t.TempDir()
 			acc := remotetest.NewAccount(t, bin)
 			kinds[0].install(t, bin)
@@ -412,6 +418,7 @@ func TestScriptsAnywhere(t *testing.T) {
 		})
 	}
 	t.Run("no shell", func(t *testing.T) {
+		t.Parallel()
 		o := NewOllama(Box{Run: func(context.Context, string) ([]byte, error) {
 			return []byte("This account is currently not available.\n"), nil
 		}}, "")
@@ -420,6 +427,7 @@ func TestScriptsAnywhere(t *testing.T) {
 		}
 	})
 	t.Run("home cannot be written", func(t *testing.T) {
+		t.Parallel()
 		bin := t.TempDir()
 		acc := remotetest.NewAccount(t, bin)
 		kinds[0].install(t, bin)
@@ -434,6 +442,7 @@ func TestScriptsAnywhere(t *testing.T) {
 		}
 	})
 	t.Run("a lock that a dead process holds", func(t *testing.T) {
+		t.Parallel()
 		bin := t.TempDir()
 		acc := remotetest.NewAccount(t, bin)
 		kinds[0].install(t, bin)

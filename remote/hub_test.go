@@ -91,7 +91,7 @@ func hubLeft(t testing.TB, acc *remotetest.Account) {
 	}
 }
 
-// hubPython3 gives an account, whose PATH is one folder, a python3.
+// hubPython3 gives an account a python3, if it has none.
 func hubPython3(t testing.TB, acc *remotetest.Account) {
 	t.Helper()
 	python, err := exec.LookPath("python3")
@@ -101,9 +101,16 @@ func hubPython3(t testing.TB, acc *remotetest.Account) {
 	if out, err := exec.Command(python, "-c", "import sys; print(sys.executable)").Output(); err == nil {
 		python = strings.TrimSpace(string(out)) // itself, where the first is a script
 	}
-	if err := os.Symlink(python, filepath.Join(acc.Path, "python3")); err != nil && !os.IsExist(err) {
+	for _, dir := range strings.Split(acc.Path, ":") {
+		if there(filepath.Join(dir, "python3")) {
+			return
+		}
+	}
+	dir := t.TempDir()
+	if err := os.Symlink(python, filepath.Join(dir, "python3")); err != nil {
 		t.Fatal(err)
 	}
+	acc.Path += ":" + dir
 }
 
 func hubFolder(acc *remotetest.Account) string {
@@ -178,6 +185,7 @@ func bar(t *testing.T, each func(Progress)) func(Progress) {
 
 // Every shell and every tool brings the whole repository, and ReadModel finds it.
 func TestHubWhole(t *testing.T) {
+	t.Parallel()
 	files := checkpointFiles(300_000)
 	for _, c := range []struct{ name, shell, lacks string }{
 		{"sh", "", ""}, {"dash", "/bin/dash", ""}, {"bash", "/bin/bash", ""}, {"zsh", "/usr/bin/zsh", ""}, {"ksh", "/bin/ksh", ""}, {"busybox", "busybox", ""},
@@ -256,6 +264,7 @@ func hubShellOf(t testing.TB, acc *remotetest.Account, shell string) {
 
 // Whoever stops it keeps what came; the next one goes on, through a cut, an outage, and words of a hub that is overloaded.
 func TestHubResume(t *testing.T) {
+	t.Parallel()
 	for _, way := range []string{"curl", "python3"} {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
@@ -406,6 +415,7 @@ func TestHubFollow(t *testing.T) {
 
 // The link is lost once, at any script, before it ran or after: nobody notices, and nothing is fetched twice.
 func TestHubLostOnce(t *testing.T) {
+	t.Parallel()
 	for at := 1; at <= 5; at++ {
 		for _, ran := range []bool{false, true} {
 			t.Run(fmt.Sprintf("script %d, ran %t", at, ran), func(t *testing.T) {
@@ -520,6 +530,7 @@ func TestHubAlone(t *testing.T) {
 
 // A token opens what is closed to others, wherever it comes from, and is seen by the hub alone.
 func TestHubToken(t *testing.T) {
+	t.Parallel()
 	const secret, own = "hf_SecretOfTheTest0123456789", "hf_OfTheAccount"
 	files := checkpointFiles(200_000)
 	write := func(t *testing.T, acc *remotetest.Account, name, text string) {
@@ -550,9 +561,7 @@ func TestHubToken(t *testing.T) {
 			dir := t.TempDir()
 			curl := peer.Need(t, "curl")
 			script := "#!/bin/sh\n[ \"$1\" != --version ] || { echo 'curl 7.29.0 (x86_64) libcurl/7.29.0'; exit; }\nexec " + curl + ` "$@"` + "\n"
-			if err := os.WriteFile(filepath.Join(dir, "curl"), []byte(script), 0o755); err != nil {
-				t.Fatal(err)
-			}
+			writeProgram(t, filepath.Join(dir, "curl"), script)
 			acc.Path = dir + ":" + acc.Path
 		}},
 	} {
@@ -571,9 +580,7 @@ func TestHubToken(t *testing.T) {
 			if c.name == "given" { // nothing is told to curl in its arguments, or by its environment
 				dir := t.TempDir()
 				script := "#!/bin/sh\nprintf '%s\\n' \"$@\" >> \"$HOME/told\"; env >> \"$HOME/told\"\nexec " + peer.Need(t, "curl") + ` "$@"` + "\n"
-				if err := os.WriteFile(filepath.Join(dir, "curl"), []byte(script), 0o755); err != nil {
-					t.Fatal(err)
-				}
+				writeProgram(t, filepath.Join(dir, "curl"), script)
 				acc.Path = dir + ":" + acc.Path
 			}
 			log := &lockedBuffer{}
@@ -667,6 +674,7 @@ func TestHubTokenFile(t *testing.T) {
 
 // What no other try will change ends at once and says what it is.
 func TestHubErrors(t *testing.T) {
+	t.Parallel()
 	files := checkpointFiles(5000)
 	for _, c := range []struct {
 		name        string
@@ -694,9 +702,7 @@ func TestHubErrors(t *testing.T) {
 		{"full, before", Repo{Name: "org/name"}, func(t *testing.T, _ *remotetest.Hub, acc *remotetest.Account) {
 			dir := t.TempDir()
 			script := "#!/bin/sh\necho 'Filesystem 1024-blocks Used Available Capacity Mounted on'\necho '/dev/my disk 1000 995 5 100% /my disk'\n"
-			if err := os.WriteFile(filepath.Join(dir, "df"), []byte(script), 0o755); err != nil {
-				t.Fatal(err)
-			}
+			writeProgram(t, filepath.Join(dir, "df"), script)
 			acc.Path = dir + ":" + acc.Path
 		}, "space", "it needs 46.5 KiB on the disk of"},
 		{"in the way", Repo{Name: "org/name"}, func(t *testing.T, _ *remotetest.Hub, acc *remotetest.Account) {
@@ -773,9 +779,7 @@ func TestHubFull(t *testing.T) {
 	}
 	// Now df knows nothing.
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "df"), []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	writeProgram(t, filepath.Join(dir, "df"), "#!/bin/sh\nexit 1\n")
 	acc.Path = dir + ":" + acc.Path
 	_, err = f.fetch(t.Context(), &journal{}, Repo{Name: "org/name"}, bar(t, nil))
 	if !errors.As(err, &pull) || pull.Class != "space" {

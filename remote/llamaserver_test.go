@@ -238,6 +238,7 @@ func adoptedLlama(t *testing.T, model, alias string) (*remotetest.Account, *Llam
 }
 
 func TestLlamaAdoption(t *testing.T) {
+	t.Parallel()
 	acc, e, f := adoptedLlama(t, "", "coder")
 	f.model = scriptedFile(t, acc, "models/coder-Q4_K_M.gguf")
 	link := filepath.Join(acc.Home, "link.gguf")
@@ -283,6 +284,7 @@ func TestLlamaWaitsForOneThatLoads(t *testing.T) {
 }
 
 func TestLlamaFindsFiles(t *testing.T) {
+	t.Parallel()
 	acc := remotetest.NewAccount(t)
 	e := testLlama(t, acc, remotetest.FreePort(t))
 	hubbed := func(repo, file string) string {
@@ -345,6 +347,7 @@ func TestLlamaFindsFiles(t *testing.T) {
 
 // Another model, another context, or more at once: ours is started anew. Nothing else makes it so.
 func TestLlamaStartsOursAnew(t *testing.T) {
+	t.Parallel()
 	acc, e := fakeBox(t)
 	first, second := scriptedFile(t, acc, "models/first.gguf"), scriptedFile(t, acc, "models/second.gguf")
 	var pid int
@@ -389,6 +392,7 @@ func TestLlamaStartsOursAnew(t *testing.T) {
 }
 
 func TestLlamaStartTrouble(t *testing.T) {
+	t.Parallel()
 	acc, e := fakeBox(t)
 	model := scriptedFile(t, acc, "models/m.gguf")
 	for _, c := range []struct {
@@ -437,6 +441,8 @@ func TestLlamaStartTrouble(t *testing.T) {
 
 // The real one: a file for Ollama and for it, a foreign one that is adopted and never touched, one that others reach.
 func TestRealLlamaServer(t *testing.T) {
+	t.Parallel()
+	alone(t)
 	bin := t.TempDir()
 	installPeer("llama-server")(t, bin)
 	smol := peer.Need(t, peer.Model)
@@ -511,10 +517,7 @@ func TestRealLlamaServer(t *testing.T) {
 		}
 		// With less memory than it asks for: a limit on its own addresses, so that nothing else on this machine feels it.
 		small := t.TempDir()
-		write(t, filepath.Join(small, "llama-server"), "#!/bin/sh\nulimit -v 3000000\nexec "+quote(peer.Need(t, "llama-server"))+` "$@"`+"\n")
-		if err := os.Chmod(filepath.Join(small, "llama-server"), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		writeProgram(t, filepath.Join(small, "llama-server"), "#!/bin/sh\nulimit -v 3000000\nexec "+quote(peer.Need(t, "llama-server"))+` "$@"`+"\n")
 		path := acc.Path
 		acc.Path = small + ":" + path
 		defer func() { acc.Path = path }()
@@ -557,6 +560,7 @@ func TestRealLlamaServer(t *testing.T) {
 
 // The scripts do on any box: other shells, no /proc, no timeout.
 func TestLlamaScriptsAnywhere(t *testing.T) {
+	t.Parallel()
 	for _, w := range []struct {
 		name, shell, lacks string
 		bare               bool // no /proc
@@ -565,6 +569,7 @@ func TestLlamaScriptsAnywhere(t *testing.T) {
 		{"no timeout", "", "timeout", false}, {"no timeout, no perl", "", "timeout perl", false}, {"no /proc", "", "timeout setsid netstat", true},
 	} {
 		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
 			acc, e := fakeBox(t)
 			bin, _, _ := strings.Cut(acc.Path, ":")
 			hubShellOf(t, acc, w.shell)

@@ -2,9 +2,12 @@ package remote
 
 import (
 	"bytes"
+	"flag"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -19,7 +22,24 @@ func TestMain(m *testing.M) {
 		play(os.Args[1:])
 		return
 	}
-	goleak.VerifyTestMain(m)
+	// Most tests wait most of the time, so more run at once than there are processors, unless -parallel says otherwise.
+	flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		for _, dir := range mirrors.made {
+			os.RemoveAll(dir)
+		}
+		os.Exit(code)
+	}))
+}
+
+// realEngine is held by the one test that drives a real engine.
+var realEngine sync.Mutex
+
+// alone makes a test the only one that drives a real engine, until it ends.
+func alone(t testing.TB) {
+	t.Helper()
+	realEngine.Lock()
+	t.Cleanup(realEngine.Unlock)
 }
 
 // testLog shows what is logged if the test fails.

@@ -235,6 +235,7 @@ func TestReadSourceDenied(t *testing.T) {
 
 // Other shells, and boxes whose programs are others.
 func TestReadModelShells(t *testing.T) {
+	t.Parallel()
 	for _, shell := range []string{"/bin/dash", "/bin/bash", "/usr/bin/zsh", "/bin/zsh", "/bin/ksh", "/bin/mksh", "busybox"} {
 		t.Run(filepath.Base(filepath.Dir(shell))+"-"+filepath.Base(shell), func(t *testing.T) {
 			acc := remotetest.NewAccount(t)
@@ -373,6 +374,8 @@ func FuzzReadSource(f *testing.F) {
 
 // The real Ollama lists the tensors of a model, and its file is where the manifest says.
 func TestRealModelFile(t *testing.T) {
+	t.Parallel()
+	alone(t)
 	real := remotetest.StartOllama(t)
 	if err := remotetest.CreateScripted(t.Context(), real.URL, "scripted"); err != nil {
 		t.Fatal(err)

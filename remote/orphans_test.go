@@ -18,6 +18,7 @@ import (
 
 // A dead engine's child is found by its mark, named, and ended; one that lives is no orphan's parent.
 func TestOrphans(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("only /proc shows the mark of a child")
 	}
@@ -78,15 +79,13 @@ func TestOrphans(t *testing.T) {
 
 // What is left of an engine that rlca did not start is named with the command that ends it, and lives.
 func TestForeignOrphans(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("the parents of processes are read from /proc")
 	}
 	_, v := fakeVLLMBox(t)
 	program := filepath.Join(t.TempDir(), "ollama")
-	write(t, program, "#!/bin/sh\nwhile :; do sleep 0.1; done\n")
-	if err := os.Chmod(program, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	writeProgram(t, program, "#!/bin/sh\nwhile :; do sleep 0.1; done\n")
 	out, err := exec.Command("/bin/sh", "-c", `"$0" runner --model /x --port 1 </dev/null >/dev/null 2>&1 & echo $!`, program).Output()
 	pid, _ := strconv.Atoi(strings.TrimSpace(string(out)))
 	if err != nil || pid == 0 {
@@ -145,6 +144,7 @@ func kill9(t testing.TB, pid int) {
 
 // The scripts say the same on every box: other shells, no /proc, no tool.
 func TestOrphansAnywhere(t *testing.T) {
+	t.Parallel()
 	for _, w := range []struct {
 		name, shell, lacks string
 		bare               bool // no /proc
@@ -152,10 +152,11 @@ func TestOrphansAnywhere(t *testing.T) {
 		{"sh", "", "", false}, {"zsh", "/usr/bin/zsh", "", false}, {"busybox", "busybox", "", false}, {"no timeout", "", "timeout", false}, {"no /proc", "", "timeout setsid", true},
 	} {
 		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
 			acc, v := fakeVLLMBox(t)
 			bin, _, _ := strings.Cut(acc.Path, ":")
 			smi := filepath.Join(bin, "nvidia-smi")
-			write(t, smi, `#!/bin/sh
+			writeProgram(t, smi, `#!/bin/sh
 free=5120
 while read -r p m; do
   kill -0 ${p%,} || continue
@@ -164,9 +165,6 @@ while read -r p m; do
 done 2>/dev/null <"$HOME/apps"
 case $1 in *memory.free*) echo $free; echo 1024;; esac
 `)
-			if err := os.Chmod(smi, 0o755); err != nil {
-				t.Fatal(err)
-			}
 			hubShellOf(t, acc, w.shell)
 			if acc.Path = bin + ":" + acc.Path; w.lacks != "" {
 				acc.Path = without(t, acc.Path, strings.Fields(w.lacks)...)
@@ -289,6 +287,7 @@ func TestCameBack(t *testing.T) {
 
 // A server that somebody else may be using is not taken away without a yes.
 func TestMayReplace(t *testing.T) {
+	t.Parallel()
 	acc, e := fakeBox(t)
 	model := scriptedFile(t, acc, "models/m.gguf")
 	const me, you = "0123abcd", "89ef4567"
@@ -353,6 +352,7 @@ func TestMayReplace(t *testing.T) {
 
 // vLLM keeps the same rule.
 func TestMayReplaceVLLM(t *testing.T) {
+	t.Parallel()
 	_, v := fakeVLLMBox(t)
 	plan := Plan{Model: scriptedRepo, Context: 4096, Laptop: "0123abcd"}
 	s, err := v.Ensure(t.Context(), plan, nil)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -50,7 +51,7 @@ func newFakeCluster(t *testing.T) *fakeCluster {
 		}
 		installSelf("vllm")(t, bin)
 		installSelf("ray")(t, bin)
-		f.script(t, bin, "ip", fmt.Sprintf("#!/bin/sh\necho '1: lo    inet 127.0.0.1/8 scope host lo'\necho '2: eth0    inet 192.168.%d.7/24 brd 192.168.1.255 scope global eth0'\n"+
+		writeProgram(t, filepath.Join(bin, "ip"), fmt.Sprintf("#!/bin/sh\necho '1: lo    inet 127.0.0.1/8 scope host lo'\necho '2: eth0    inet 192.168.%d.7/24 brd 192.168.1.255 scope global eth0'\n"+
 			"echo '3: docker0    inet 172.17.0.%d/16 scope global docker0'\necho '4: fast%d    inet 10.99.7.%d/24 scope global fast%[2]d'\n", i, i+1, i+1, i+1))
 		acc := remotetest.NewAccount(t, bin)
 		acc.Env = []string{"FAKE_RAY=" + f.dir, fmt.Sprintf("FAKE_NODE=spark-%d", i+1)}
@@ -66,13 +67,6 @@ func newFakeCluster(t *testing.T) *fakeCluster {
 		}
 	})
 	return f
-}
-
-func (f *fakeCluster) script(t *testing.T, bin, name, text string) {
-	t.Helper()
-	if err := os.WriteFile(filepath.Join(bin, name), []byte(text), 0o700); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // bin is where the programs of a box are.
@@ -120,6 +114,7 @@ func (f *fakeCluster) cluster(t *testing.T) *Cluster {
 }
 
 func TestClusterStart(t *testing.T) {
+	t.Parallel()
 	f := newFakeCluster(t)
 	c := f.cluster(t)
 	plan := Plan{Model: f.model, Context: 8192, Tensor: 2}
@@ -283,6 +278,7 @@ func waitGone(t *testing.T, pid int) {
 
 // Two laptops at once: each box has one Ray, and there is one vLLM.
 func TestClusterTwice(t *testing.T) {
+	t.Parallel()
 	f := newFakeCluster(t)
 	plan := Plan{Model: f.model, Tensor: 2}
 	var servers [2]*Server
@@ -309,6 +305,7 @@ func TestClusterTwice(t *testing.T) {
 
 // A worker that is gone is started again, with the head left as it is; vLLM is started anew.
 func TestClusterHeals(t *testing.T) {
+	t.Parallel()
 	f := newFakeCluster(t)
 	c := f.cluster(t)
 	plan := Plan{Model: f.model, Tensor: 2}
@@ -335,6 +332,7 @@ func TestClusterHeals(t *testing.T) {
 }
 
 func TestClusterFails(t *testing.T) {
+	t.Parallel()
 	const late = "ray.exceptions.RpcError: Timed out while waiting for GCS to become available."
 	for name, c := range map[string]struct {
 		ill  func(t *testing.T, f *fakeCluster)
@@ -350,7 +348,7 @@ func TestClusterFails(t *testing.T) {
 		"no Ray":  {func(t *testing.T, f *fakeCluster) { f.versions(t, 1, "0.32.0", "") }, []string{"spark-2", "there is no Ray beside its vLLM"}},
 		"no vLLM": {func(t *testing.T, f *fakeCluster) { f.versions(t, 1, "", "2.60.0") }, []string{"spark-2", "there is no vLLM on it"}},
 		"no network": {func(t *testing.T, f *fakeCluster) {
-			f.script(t, f.bin(1), "ip", "#!/bin/sh\necho '2: eth0    inet 192.168.9.7/24 scope global eth0'\n")
+			writeProgram(t, filepath.Join(f.bin(1), "ip"), "#!/bin/sh\necho '2: eth0    inet 192.168.9.7/24 scope global eth0'\n")
 		}, []string{"shares no private network", "spark-2 has eth0 192.168.9.7/24"}},
 		"no model": {func(t *testing.T, f *fakeCluster) { f.model = "org/model"; f.lend(t, 0) }, []string{"spark-2: model org/model is not on the box"}},
 		"model elsewhere": {func(t *testing.T, f *fakeCluster) {
@@ -417,45 +415,65 @@ func TestClusterCut(t *testing.T) {
 	if testing.Short() {
 		t.Skip("as many starts as a start has scripts")
 	}
-	lost := errors.New("the box is gone")
+	t.Parallel()
 	for box := range 2 {
-		for at := int32(1); ; at++ {
-			f := newFakeCluster(t)
-			var n atomic.Int32
-			f.before = func(b int, _ string) error {
-				if b == box && n.Add(1) == at {
-					return lost
-				}
-				return nil
+		t.Run(fmt.Sprintf("box %d", box+1), func(t *testing.T) {
+			t.Parallel()
+			cut, asked := clusterCut(t, box, math.MaxInt32)
+			if cut || asked < 5 {
+				t.Errorf("it was asked %d times only", asked)
 			}
-			c := f.cluster(t)
-			s, err := c.Ensure(t.Context(), Plan{Model: f.model, Tensor: 2}, nil)
-			if n.Load() < at { // it came up with fewer
-				f.before = nil
-				if err != nil {
-					t.Errorf("box %d, never cut: %v", box+1, err)
-				}
-				if at < 6 {
-					t.Errorf("box %d was asked %d times only", box+1, at-1)
-				}
-				break
+			for at := 1; at <= asked; at++ {
+				t.Run(fmt.Sprintf("script %d", at), func(t *testing.T) {
+					t.Parallel()
+					for n, cut := at, true; cut; n++ {
+						if cut, _ = clusterCut(t, box, n); n < asked {
+							return // the last one goes on: a start may take more scripts than the first did
+						}
+					}
+				})
 			}
-			f.before = nil
-			if err != nil {
-				if !errors.Is(err, lost) {
-					t.Errorf("box %d cut at script %d: %v", box+1, at, err)
-				}
-				for _, b := range f.boxes {
-					nothingLeft(t, b)
-				}
-			} else if s == nil {
-				t.Errorf("box %d cut at script %d: neither a server nor an error", box+1, at)
-			}
-			if _, err := c.Stop(t.Context()); err != nil {
-				t.Errorf("box %d cut at script %d: Stop = %v", box+1, at, err)
-			}
-		}
+		})
 	}
+}
+
+// clusterCut starts a cluster, with a box cut off at one of its scripts, and reports whether it came to that. asked is how
+// often the box was asked.
+func clusterCut(t *testing.T, box, at int) (cut bool, asked int) {
+	t.Helper()
+	lost := errors.New("the box is gone")
+	f := newFakeCluster(t)
+	var n atomic.Int32
+	f.before = func(b int, _ string) error {
+		if b == box && int(n.Add(1)) == at {
+			return lost
+		}
+		return nil
+	}
+	c := f.cluster(t)
+	s, err := c.Ensure(t.Context(), Plan{Model: f.model, Tensor: 2}, nil)
+	f.before = nil
+	asked = int(n.Load())
+	if asked < at { // it came up with fewer
+		if err != nil {
+			t.Errorf("box %d, never cut: %v", box+1, err)
+		}
+		return false, asked
+	}
+	if err != nil {
+		if !errors.Is(err, lost) {
+			t.Errorf("box %d cut at script %d: %v", box+1, at, err)
+		}
+		for _, b := range f.boxes {
+			nothingLeft(t, b)
+		}
+	} else if s == nil {
+		t.Errorf("box %d cut at script %d: neither a server nor an error", box+1, at)
+	}
+	if _, err := c.Stop(t.Context()); err != nil {
+		t.Errorf("box %d cut at script %d: Stop = %v", box+1, at, err)
+	}
+	return true, asked
 }
 
 func TestRingMeets(t *testing.T) {

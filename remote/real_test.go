@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 func realBox(t *testing.T) (*remotetest.Account, *Ollama) {
 	t.Helper()
 	program := peer.Need(t, "ollama")
+	alone(t)
 	bin := t.TempDir()
 	if err := os.Symlink(program, filepath.Join(bin, "ollama")); err != nil {
 		t.Skip(err)
@@ -48,15 +50,26 @@ func testOllama(t testing.TB, acc *remotetest.Account, port int) *Ollama {
 // marked lists the processes of this machine that carry a mark of ours and the home of acc.
 func marked(t testing.TB, acc *remotetest.Account) []string {
 	t.Helper()
-	files, _ := filepath.Glob("/proc/[0-9]*/environ")
 	var out []string
-	for _, f := range files {
+	for _, pid := range processes() {
+		f := "/proc/" + pid + "/environ"
 		env, err := os.ReadFile(f)
 		if err == nil && strings.Contains(string(env), "RLCA_OWNER=") && strings.Contains(string(env), "HOME="+acc.Home+"\x00") {
 			out = append(out, f)
 		}
 	}
 	return out
+}
+
+// processes are the numbers of those of this machine, none where there is no /proc.
+func processes() (pids []string) {
+	names, _ := os.ReadDir("/proc")
+	for _, n := range names {
+		if strings.Trim(n.Name(), "0123456789") == "" {
+			pids = append(pids, n.Name())
+		}
+	}
+	return pids
 }
 
 // chat asks for an answer as a harness does.
@@ -84,6 +97,7 @@ func seed(t *testing.T, o *Ollama, acc *remotetest.Account) {
 
 // A server that is killed leaves its runner behind, with all the memory: Stop finds it by its mark.
 func TestRealOrphan(t *testing.T) {
+	t.Parallel()
 	acc, o := realBox(t)
 	seed(t, o, acc)
 	s, err := o.Ensure(t.Context(), Plan{Model: "scripted", Context: 4096}, nil)
@@ -95,7 +109,7 @@ func TestRealOrphan(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Kill()
-	for range 50 {
+	for range 250 {
 		if len(marked(t, acc)) == 1 {
 			break
 		}
@@ -111,6 +125,8 @@ func TestRealOrphan(t *testing.T) {
 }
 
 func TestRealDerive(t *testing.T) {
+	t.Parallel()
+	alone(t)
 	real := remotetest.StartOllama(t)
 	ctx := t.Context()
 	if err := remotetest.CreateScripted(ctx, real.URL, "scripted"); err != nil {
@@ -171,6 +187,7 @@ func TestRealDerive(t *testing.T) {
 }
 
 func TestRealPull(t *testing.T) {
+	t.Parallel()
 	for _, way := range []string{"curl", "held"} {
 		t.Run(way, func(t *testing.T) {
 			acc, o := realBox(t)
@@ -248,19 +265,82 @@ func withoutCurl(t *testing.T, path string) string { return without(t, path, "cu
 // without is a PATH with every program of path but some.
 func without(t *testing.T, path string, lacks ...string) string {
 	t.Helper()
-	dir := t.TempDir()
+	var system, dirs []string
+	flush := func() {
+		if len(system) > 0 {
+			dirs = append(dirs, mirrors.of(t, system, lacks))
+		}
+		system = nil
+	}
 	for _, d := range strings.Split(path, ":") {
+		if slices.Contains([]string{"/usr/bin", "/bin", "/usr/sbin", "/sbin"}, d) {
+			system = append(system, d)
+			continue
+		}
+		flush()
+		own := t.TempDir()
+		if err := mirror(own, []string{d}, lacks); err != nil {
+			t.Fatal(err)
+		}
+		dirs = append(dirs, own)
+	}
+	flush()
+	return strings.Join(dirs, ":")
+}
+
+// mirrors are the folders of the system without some programs: thousands of links, so tests share them, and change nothing there.
+var mirrors mirrored
+
+type mirrored struct {
+	mu   sync.Mutex // guards what follows
+	made map[string]string
+}
+
+// of returns the folder that has what is in dirs, but not what it lacks.
+func (m *mirrored) of(t testing.TB, dirs, lacks []string) string {
+	t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := strings.Join(dirs, ":") + " " + strings.Join(lacks, " ")
+	if m.made[key] == "" {
+		dir, err := os.MkdirTemp("", "rlca-mirror-")
+		if err == nil {
+			err = errors.Join(os.Chmod(dir, 0o755), mirror(dir, dirs, lacks))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.made == nil {
+			m.made = map[string]string{}
+		}
+		m.made[key] = dir
+	}
+	return m.made[key]
+}
+
+// mirror links into a folder what is in others; the first of a name wins.
+func mirror(dir string, from, lacks []string) error {
+	seen := map[string]bool{}
+	for _, name := range lacks {
+		seen[name] = true
+	}
+	for _, d := range from {
 		files, _ := os.ReadDir(d)
 		for _, f := range files {
-			if !slices.Contains(lacks, f.Name()) {
-				os.Symlink(filepath.Join(d, f.Name()), filepath.Join(dir, f.Name())) // the first of a name wins
+			if seen[f.Name()] {
+				continue
+			}
+			seen[f.Name()] = true
+			if err := os.Symlink(filepath.Join(d, f.Name()), filepath.Join(dir, f.Name())); err != nil {
+				return err
 			}
 		}
 	}
-	return dir
+	return nil
 }
 
 func TestRealPullErrors(t *testing.T) {
+	t.Parallel()
 	acc, o := realBox(t)
 	reg := remotetest.StartRegistry(t)
 	s, _, err := o.serve(t.Context(), &journal{}, Plan{}, func(Progress) {})

@@ -89,6 +89,7 @@ func TestDescribeOllama(t *testing.T) {
 }
 
 func TestDescribeErrors(t *testing.T) {
+	t.Parallel()
 	var loading *LoadingError
 	addr := serving(t, map[string]string{"/v1/models": `503 {"error":{"message":"Loading model","type":"unavailable_error","code":503}}`})
 	if _, err := describe(t, addr); !errors.As(err, &loading) || loading.Address != addr || loading.Text != "Loading model" {

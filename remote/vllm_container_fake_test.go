@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"rlca/remote/remotetest"
 )
 
 func init() {
@@ -49,8 +51,8 @@ esac
 // installClient puts the fake client into a folder.
 func installClient(client string) func(t *testing.T, dir string) {
 	return func(t *testing.T, dir string) {
-		write(t, filepath.Join(dir, client), strings.Replace(quickClient, "ARCH", runtime.GOARCH, 1))
-		if err := errors.Join(os.Chmod(filepath.Join(dir, client), 0o755), os.Mkdir(filepath.Join(dir, ".self"), 0o755)); err != nil {
+		writeProgram(t, filepath.Join(dir, client), strings.Replace(quickClient, "ARCH", runtime.GOARCH, 1))
+		if err := os.Mkdir(filepath.Join(dir, ".self"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		installSelf(client)(t, filepath.Join(dir, ".self"))
@@ -209,7 +211,7 @@ func fakeRun(args []string) int {
 		panic(err)
 	}
 	shim.Path, shim.Err, shim.SysProcAttr = self, nil, ownSession()
-	shim.Env = []string{"HOME=" + os.Getenv("HOME"), "PATH=/usr/bin:/bin"}
+	shim.Env = []string{"HOME=" + os.Getenv("HOME"), "PATH=/usr/bin:/bin", remotetest.AtOnce}
 	shim.Stdout, shim.Stderr = os.Stdout, os.Stderr
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
@@ -252,13 +254,8 @@ func fakeShim(args []string) {
 	if err != nil {
 		refuse("Error starting userland proxy: listen tcp4 " + b.Host + ": bind: address already in use")
 	}
-	// The network of a container is its own: here, another port.
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
-	}
-	inside := free.Addr().String()
-	free.Close()
+	// The network of a container is its own: here, another of the test's ports.
+	inside := fmt.Sprintf("127.0.0.1:%d", portOf(b.Host)+portsToTry)
 	argv := slices.Clone(b.Args)
 	for i := range argv {
 		switch argv[i] {
@@ -278,7 +275,7 @@ func fakeShim(args []string) {
 	cmd := exec.Command("/usr/local/bin/vllm", argv[1:]...)
 	cmd.Path, _ = os.Executable()
 	cmd.SysProcAttr = ownSession()
-	cmd.Env = append([]string{"HOME=" + os.Getenv("HOME"), "PATH=/usr/bin:/bin"}, b.Env...)
+	cmd.Env = append([]string{"HOME=" + os.Getenv("HOME"), "PATH=/usr/bin:/bin", remotetest.AtOnce}, b.Env...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Start(); err != nil {
 		panic(err)

@@ -51,6 +51,7 @@ func argvOf(t *testing.T, pid int) string {
 }
 
 func TestVLLMContainer(t *testing.T) {
+	t.Parallel()
 	for _, client := range []string{"docker", "podman"} {
 		t.Run(client, func(t *testing.T) {
 			t.Parallel()
@@ -134,7 +135,7 @@ func TestVLLMContainerAdopted(t *testing.T) {
 	addr := fmt.Sprintf("127.0.0.1:%d", v.port)
 	theirs := exec.Command(filepath.Join(strings.Split(acc.Path, ":")[0], "docker"), "run", "--name", "theirs", "--label", "rlca.owner=rlcaofsomebodyelse", "-p", addr+":8000",
 		"vllm/vllm-openai:v0.32.0", "org/Served-7B", "--host", "0.0.0.0", "--port", "8000", "--served-model-name", "served", "--max-model-len", "4096")
-	theirs.Env = []string{"HOME=" + acc.Home}
+	theirs.Env = []string{"HOME=" + acc.Home, remotetest.AtOnce}
 	if err := theirs.Start(); err != nil {
 		t.Fatal(err)
 	}

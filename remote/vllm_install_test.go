@@ -29,16 +29,14 @@ esac
 `
 
 func TestVLLMInstall(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
 		t.Skip("vLLM is for Linux")
 	}
 	bin := t.TempDir()
 	acc := remotetest.NewAccount(t, bin)
 	v := testVLLM(t, acc, 1, "")
-	write(t, filepath.Join(bin, "uv"), fakeUV)
-	if err := os.Chmod(filepath.Join(bin, "uv"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	writeProgram(t, filepath.Join(bin, "uv"), fakeUV)
 	ctx := t.Context()
 	var fail *InstallError
 	if _, err := os.Stat("/dev/nvidiactl"); err != nil {

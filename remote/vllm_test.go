@@ -70,6 +70,7 @@ func fakeVLLMBox(t *testing.T) (*remotetest.Account, *VLLM) {
 }
 
 func TestVLLMStart(t *testing.T) {
+	t.Parallel()
 	acc, v := fakeVLLMBox(t)
 	fall(t, acc, "late")
 	ctx := t.Context()
@@ -128,6 +129,7 @@ func TestVLLMStart(t *testing.T) {
 
 // A model that is not there ends no server of ours.
 func TestVLLMMissing(t *testing.T) {
+	t.Parallel()
 	acc, v := fakeVLLMBox(t)
 	s, err := v.Ensure(t.Context(), Plan{Model: scriptedRepo}, nil)
 	if err != nil {
@@ -226,6 +228,7 @@ func TestVLLMFingerprint(t *testing.T) {
 
 // What the API process leaves behind when it is killed is ended by Stop.
 func TestVLLMOrphan(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("only /proc shows the mark of a child")
 	}
@@ -239,7 +242,7 @@ func TestVLLMOrphan(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Kill()
-	for deadline := time.Now().Add(5 * time.Second); len(marked(t, acc)) > 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Second); len(marked(t, acc))+len(session(s.PID)) > 1 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 	}
 	if left := session(s.PID); len(left) != 1 {
 		t.Fatalf("after a kill there are %v, want the engine's process", left)
@@ -275,14 +278,13 @@ func TestVLLMOrphan(t *testing.T) {
 
 // session lists the processes of a session, zombies left out.
 func session(id int) (pids []string) {
-	files, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, f := range files {
-		stat, err := os.ReadFile(f)
+	for _, pid := range processes() {
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
 		if err != nil {
 			continue
 		}
 		if w := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:])); w[0] != "Z" && w[3] == fmt.Sprint(id) {
-			pids = append(pids, filepath.Base(filepath.Dir(f)))
+			pids = append(pids, pid)
 		}
 	}
 	return pids
@@ -290,6 +292,7 @@ func session(id int) (pids []string) {
 
 // One that writes nothing and does nothing is not waited for.
 func TestVLLMStall(t *testing.T) {
+	t.Parallel()
 	acc, v := fakeVLLMBox(t)
 	fall(t, acc, "slow")
 	l := v.self
@@ -313,6 +316,7 @@ func (s stalling) command(ctx context.Context, f *facts, plan Plan, addr string)
 
 // A start that dies with each of the known texts, and the watch over it.
 func TestVLLMDies(t *testing.T) {
+	t.Parallel()
 	acc, v := fakeVLLMBox(t)
 	fall(t, acc, "fails")
 	write(t, filepath.Join(acc.Home, "text"), `(EngineCore pid=12) ERROR 11-24 08:07:00 [core.py:1000] EngineCore failed to start.
@@ -341,6 +345,7 @@ func TestVLLMDies(t *testing.T) {
 }
 
 func TestVLLMVersion(t *testing.T) {
+	t.Parallel()
 	acc, v := fakeVLLMBox(t)
 	if f, err := v.look(t.Context()); err != nil || f.path == "" || f.vllm.version != "" {
 		t.Errorf("look = %+v, %v", f, err)
@@ -352,10 +357,7 @@ func TestVLLMVersion(t *testing.T) {
 		"long":  "#!/bin/sh\n'''exec' \"" + venv + "/bin/python3\" \"$0\" \"$@\"\n' '''\n",
 	} {
 		dir := t.TempDir()
-		write(t, filepath.Join(dir, "vllm"), head+"import vllm\n")
-		if err := os.Chmod(filepath.Join(dir, "vllm"), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		writeProgram(t, filepath.Join(dir, "vllm"), head+"import vllm\n")
 		box := *acc
 		box.Path = dir + ":" + acc.Path
 		f, err := testVLLM(t, &box, 1, "").look(t.Context())

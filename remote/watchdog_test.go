@@ -142,6 +142,7 @@ func bystander(t *testing.T) *exec.Cmd {
 
 // The watch ends the process, its group and who left it, and nobody else, whichever shell the box has.
 func TestWatchdog(t *testing.T) {
+	t.Parallel()
 	type way struct {
 		name  string
 		shell string   // stands in for /bin/sh
@@ -219,6 +220,7 @@ func TestWatchdog(t *testing.T) {
 
 // Under bash a round of the watch starts no process.
 func TestWatchdogForksNothing(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("bash"); err != nil {
 		t.Skip("no bash here")
 	}
@@ -244,8 +246,13 @@ func TestWatchdogForksNothing(t *testing.T) {
 		f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 		return strings.Join([]string{f[8], f[10], f[13], f[14]}, " ")
 	}
-	time.Sleep(time.Second)
 	before := children()
+	soon(t, "the watch has begun its rounds", func() bool {
+		last := before
+		time.Sleep(time.Second)
+		before = children()
+		return before == last
+	})
 	time.Sleep(2 * time.Second)
 	if after := children(); after != before {
 		t.Errorf("what its children took went from %q to %q", before, after)
@@ -254,6 +261,7 @@ func TestWatchdogForksNothing(t *testing.T) {
 
 // It is there with the engine and gone with it, and it is not the engine.
 func TestWatchdogGoesWithTheEngine(t *testing.T) {
+	t.Parallel()
 	m := newMeter(t)
 	o := m.ollama(t)
 	plan := Plan{Model: "scripted", Floor: gibi}
@@ -323,6 +331,7 @@ func TestWatchdogGoesWithTheEngine(t *testing.T) {
 
 // A start that is ended says by whom.
 func TestWatchdogEndsAStart(t *testing.T) {
+	t.Parallel()
 	m := newMeter(t)
 	o := m.ollama(t)
 	write(t, filepath.Join(m.Home, "fake"), "mute")
@@ -337,6 +346,7 @@ func TestWatchdogEndsAStart(t *testing.T) {
 
 // What fails later because the server was ended says so, too, and only then.
 func TestWatchdogEndsAServer(t *testing.T) {
+	t.Parallel()
 	m := newMeter(t)
 	o := m.ollama(t)
 	s, err := o.Ensure(t.Context(), Plan{Model: "scripted", Floor: 4 * gibi}, nil)
@@ -381,12 +391,12 @@ func TestWatchdogLeavesTheAdopted(t *testing.T) {
 
 // A box without /proc, as a Mac is: sysctl says how hard memory is pressed.
 func TestWatchdogByPressure(t *testing.T) {
+	t.Parallel()
 	m := newMeter(t)
 	bin := t.TempDir()
 	level := filepath.Join(bin, "level")
 	write(t, level, "1\n")
-	write(t, filepath.Join(bin, "sysctl"), "#!/bin/sh\n[ \"$*\" = '-n kern.memorystatus_vm_pressure_level' ] && cat "+level+"\n")
-	os.Chmod(filepath.Join(bin, "sysctl"), 0o755)
+	writeProgram(t, filepath.Join(bin, "sysctl"), "#!/bin/sh\n[ \"$*\" = '-n kern.memorystatus_vm_pressure_level' ] && cat "+level+"\n")
 	m.Path = bin + ":" + m.Path
 	m.edits = []string{"/proc/", "/no-proc/"}
 	m.file = "/no-proc/meminfo"

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 )
 
 // Hello is what the scripted model answers to anything.
@@ -57,10 +58,21 @@ const (
 // WriteScripted writes the scripted model to path, always the same bytes: a llama of one layer that does nothing.
 // Each token's embedding is a unit vector, and the output matrix says which token follows which.
 func WriteScripted(path string) error {
+	file, err := scriptedOnce()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, file, 0o644)
+}
+
+var scriptedOnce = sync.OnceValues(scripted)
+
+// scripted makes the scripted model.
+func scripted() ([]byte, error) {
 	texts, kinds, next := vocabulary()
 	n := len(texts)
 	if n > width {
-		return fmt.Errorf("the scripted model has %d tokens, and room for %d", n, width)
+		return nil, fmt.Errorf("the scripted model has %d tokens, and room for %d", n, width)
 	}
 
 	var meta section
@@ -152,7 +164,7 @@ func WriteScripted(path string) error {
 	file.Write(dir.Bytes())
 	file.align()
 	file.Write(data.Bytes())
-	return os.WriteFile(path, file.Bytes(), 0o644)
+	return file.Bytes(), nil
 }
 
 // vocabulary lists the tokens with their kinds, and which follows which: three of control, every byte, the pieces.

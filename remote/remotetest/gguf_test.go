@@ -27,6 +27,9 @@ func TestScriptedIsAlwaysTheSame(t *testing.T) {
 		}
 		first = data
 	}
+	if made, err := scripted(); err != nil || !bytes.Equal(made, first) {
+		t.Errorf("made anew it is another, %v", err)
+	}
 	texts, kinds, next := vocabulary()
 	seen := map[string]bool{}
 	for _, text := range texts {

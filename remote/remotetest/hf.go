@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 // chatTemplate ends a prompt with the one token that chooses the answer, as Template does, after what was said.
@@ -37,6 +38,25 @@ const CheckpointContext = 65536
 // Qwen2 with two layers that do nothing, 4 MB of weights, always the same bytes. It answers Hello, calls a tool named
 // bash or Bash if it is given one, and says AfterTool to a result.
 func WriteCheckpoint(dir string) error {
+	files, err := checkpointOnce()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var checkpointOnce = sync.OnceValues(makeCheckpoint)
+
+// makeCheckpoint makes the files of the scripted checkpoint, by their names.
+func makeCheckpoint() (map[string][]byte, error) {
 	const (
 		vocabulary, inner, layers   = 512, 32, 2
 		heads, kvHeads, headSize    = 8, 2, 64 // heads × headSize is the width, and each token has a dimension of its own
@@ -74,7 +94,7 @@ func WriteCheckpoint(dir string) error {
 		next[at] = finalID
 	}
 	if len(ids) > vocabulary {
-		return fmt.Errorf("the scripted checkpoint has %d tokens, and room for %d", len(ids), vocabulary)
+		return nil, fmt.Errorf("the scripted checkpoint has %d tokens, and room for %d", len(ids), vocabulary)
 	}
 	for len(ids) < vocabulary {
 		add(fmt.Sprintf("<|free%d|>", len(ids)))
@@ -109,17 +129,13 @@ func WriteCheckpoint(dir string) error {
 			},
 		},
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
+	made := map[string][]byte{}
 	for name, o := range files {
 		text, err := json.Marshal(o)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
-			return err
-		}
+		made[name] = text
 	}
 
 	var w checkpoint
@@ -145,7 +161,9 @@ func WriteCheckpoint(dir string) error {
 		w.tensor(at+"mlp.up_proj.weight", zeros, inner, width)
 		w.tensor(at+"mlp.down_proj.weight", zeros, width, inner)
 	}
-	return w.write(filepath.Join(dir, "model.safetensors"))
+	weights, err := w.file()
+	made["model.safetensors"] = weights
+	return made, err
 }
 
 // byteLetters are the letters that byte-level tokenizers, from GPT-2 on, write for the 256 bytes: printable ones as they
@@ -192,14 +210,13 @@ func (c *checkpoint) tensor(name string, one func(row, col int) bool, shape ...i
 	c.head[name] = map[string]any{"dtype": "BF16", "shape": shape, "data_offsets": []int{from, c.data.Len()}}
 }
 
-// write writes the length of the head, the head, and the data.
-func (c *checkpoint) write(path string) error {
+// file is the length of the head, the head, and the data.
+func (c *checkpoint) file() ([]byte, error) {
 	head, err := json.Marshal(c.head)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	head = append(head, bytes.Repeat([]byte(" "), (8-len(head)%8)%8)...)
 	file := binary.LittleEndian.AppendUint64(nil, uint64(len(head)))
-	file = append(append(file, head...), c.data.Bytes()...)
-	return os.WriteFile(path, file, 0o644)
+	return append(append(file, head...), c.data.Bytes()...), nil
 }

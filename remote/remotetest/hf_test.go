@@ -17,12 +17,16 @@ func TestWriteCheckpoint(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	anew, err := makeCheckpoint()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors"} {
 		one, err := os.ReadFile(filepath.Join(a, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if two, err := os.ReadFile(filepath.Join(b, name)); err != nil || !bytes.Equal(one, two) {
+		if two, err := os.ReadFile(filepath.Join(b, name)); err != nil || !bytes.Equal(one, two) || !bytes.Equal(one, anew[name]) {
 			t.Errorf("%s is another each time, %v", name, err)
 		}
 	}
