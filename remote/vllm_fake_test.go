@@ -102,7 +102,7 @@ func fakeVLLM(args []string) {
 		os.Stderr.Write(text)
 		end(1)
 	}
-	time.Sleep(250 * time.Millisecond) // long enough to be seen
+	time.Sleep(time.Second) // long enough to be seen
 	fmt.Fprintf(os.Stderr, fakeVLLMReady, addr)
 	context, err := strconv.Atoi(flags["--max-model-len"])
 	if err != nil {
