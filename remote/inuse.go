@@ -61,12 +61,17 @@ func laptopOf(mark string) string {
 	return laptop
 }
 
+// locking takes the one lock of the account for what writes the list, if it can be had: two laptops write it at once.
+const locking = `locked=; lock >/dev/null 2>&1 && { trap unlock EXIT; trap 'unlock; exit 1' HUP INT TERM; locked=1; }
+`
+
 // foundScript adds a laptop to those that have found the server of a record that another one made. The list goes with the record.
 const foundScript = `
 name=%s laptop=%s
 record "$name" || return
 case $M in *` + byLaptop + `"$laptop") return ;; esac
-grep -qxF "$laptop" "$D/$name.users" 2>/dev/null || (umask 077; echo "$laptop" >> "$D/$name.users") 2>/dev/null
+` + locking + `grep -qxF "$laptop" "$D/$name.users" 2>/dev/null || (umask 077; echo "$laptop" >> "$D/$name.users") 2>/dev/null
+[ -z "$locked" ] || unlock
 `
 
 // noteUse notes on the box that a laptop uses a server which another one started: when it is idle nothing else shows that.
@@ -83,8 +88,9 @@ func (s *service) noteUse(ctx context.Context, found *Server, plan Plan) {
 const forgetScript = `
 name=%s laptop=%s
 [ -f "$D/$name.users" ] || return
-(umask 077; grep -vxF "$laptop" "$D/$name.users" > "$D/$name.users.new"; mv -f "$D/$name.users.new" "$D/$name.users") 2>/dev/null
+` + locking + `(umask 077; grep -vxF "$laptop" "$D/$name.users" > "$D/$name.users.new"; mv -f "$D/$name.users.new" "$D/$name.users") 2>/dev/null
 [ -s "$D/$name.users" ] || rm -f "$D/$name.users"
+[ -z "$locked" ] || unlock
 `
 
 // Forget notes on the box that a laptop uses the server no longer.

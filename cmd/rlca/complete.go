@@ -97,10 +97,7 @@ func (a *app) profileNames() []string {
 }
 
 func (a *app) connectedNames() []string {
-	st, err := a.hosts(nil)
-	if err != nil {
-		return nil
-	}
+	st, _ := a.hosts(nil)
 	var names []string
 	for _, h := range st.Hosts {
 		names = append(names, h.Name)
@@ -110,10 +107,7 @@ func (a *app) connectedNames() []string {
 
 // loadedNames are the models of the connected hosts.
 func (a *app) loadedNames() []string {
-	st, err := a.hosts(nil)
-	if err != nil {
-		return nil
-	}
+	st, _ := a.hosts(nil)
 	var names []string
 	for _, h := range st.Hosts {
 		if h.Model != nil {

@@ -379,6 +379,9 @@ func (a *app) disconnectCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "disconnect [HOST]", Short: "close the port and the link; --stop-engine also stops the engine if rlca started it", Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) (failed error) {
+			if yes && !stopEngine {
+				return usagef("--yes goes with --stop-engine: closing the port needs none")
+			}
 			if uninstall && !stopEngine {
 				return usagef("--uninstall goes with --stop-engine: an engine that runs cannot be removed")
 			}

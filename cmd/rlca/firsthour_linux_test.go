@@ -91,6 +91,8 @@ type person struct {
 
 func newPerson(t *testing.T, root string) *person {
 	t.Helper()
+	lab := netlab.New(t) // first: it makes sure that what is mounted below is mounted here only
+	lab.Delay(2 * time.Millisecond)
 	names := isolate(t)
 	t.Cleanup(func() {
 		if asked := names.all(); len(asked) > 0 {
@@ -108,8 +110,6 @@ func newPerson(t *testing.T, root string) *person {
 		t.Fatal(err)
 	}
 	ollama.Stop()
-	lab := netlab.New(t)
-	lab.Delay(2 * time.Millisecond)
 	boxHome := t.TempDir()
 	sshd := lab.StartSSHD("SetEnv HOME=" + boxHome + " OMP_NUM_THREADS=1 OLLAMA_MODELS=" + ollama.Models +
 		" PATH=" + filepath.Dir(peer.Need(t, "ollama")) + ":/usr/bin:/bin:/usr/sbin")

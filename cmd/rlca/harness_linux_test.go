@@ -76,8 +76,9 @@ func TestHarnesses(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("a network namespace of its own needs root")
 	}
+	lab := netlab.New(t) // first: it makes sure that what is mounted below is mounted here only
 	names := isolate(t)
-	l := newHarnessLab(t, root)
+	l := newHarnessLab(t, lab, root)
 	var report [][]string
 	plain := map[string]*ran{} // a run without a fault
 	for _, run := range harnessRuns {
@@ -219,9 +220,9 @@ type harnessLab struct {
 	ollama *remotetest.Ollama
 }
 
-func newHarnessLab(t *testing.T, root string) *harnessLab {
+func newHarnessLab(t *testing.T, lab *netlab.Lab, root string) *harnessLab {
 	t.Helper()
-	l := &harnessLab{t: t, net: netlab.New(t), root: root}
+	l := &harnessLab{t: t, net: lab, root: root}
 	l.ollama = remotetest.StartOllama(t)
 	l.models = l.ollama.Models
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

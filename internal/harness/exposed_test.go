@@ -3,9 +3,13 @@
 package harness
 
 import (
+	"bytes"
 	"errors"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -57,5 +61,58 @@ func TestWireExposed(t *testing.T) {
 		if err := os.Chmod(path, old.Mode().Perm()); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+func TestWireWithoutPermission(t *testing.T) {
+	if os.Geteuid() == 0 { // who may write everywhere
+		asNobody(t)
+		return
+	}
+	h := tool(t, "claude")
+	for _, lock := range []string{".claude/settings.json", ".claude"} {
+		dir, getenv := home(t, map[string]string{".claude/settings.json": "{}\n"})
+		path := filepath.Join(dir, lock)
+		info, _ := os.Stat(path)
+		os.Chmod(path, info.Mode().Perm()&^0o222)
+		t.Cleanup(func() { os.Chmod(path, 0o700) })
+		edits, err := h.Wire(spark, false, getenv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := edits[0].Save(); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("wire without permission on %s: %v", lock, err)
+		}
+		if now := files(t, dir); len(now) != 1 || now[".claude/settings.json"] != "{}\n" {
+			t.Errorf("after a refusal: %q", now)
+		}
+	}
+}
+
+// asNobody runs a test of this program once more, as a user who may do nothing.
+func asNobody(t *testing.T) {
+	t.Helper()
+	const nobody = 65534
+	dir, err := os.MkdirTemp("", "rlca-nobody-") // t.TempDir is nobody else's to look into
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	program, err := os.ReadFile(os.Args[0])
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "test"), program, 0o755)
+	}
+	if err == nil {
+		err = os.Chown(dir, nobody, nobody)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(dir, "test"), "-test.v", "-test.run=^"+t.Name()+"$")
+	cmd.Dir, cmd.Env = dir, []string{"TMPDIR=" + dir, "HOME=" + dir, "PATH=/usr/bin:/bin"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
+		t.Errorf("as another user: %v\n%s", err, out)
 	}
 }

@@ -678,9 +678,9 @@ func (i *Instance) StopEngine(ctx context.Context) ([]string, error) {
 // cannot be asked.
 func (i *Instance) InUse(ctx context.Context) *remote.InUseError {
 	i.mu.Lock()
-	s, server := i.survey, i.server
+	s, server, link := i.survey, i.server, i.link
 	i.mu.Unlock()
-	if s == nil || s.Engine == nil || server == nil || server.Adopted {
+	if s == nil || s.Engine == nil || server == nil || server.Adopted || link != nil && link.Status().State != tunnel.Up {
 		return nil
 	}
 	var busy *remote.InUseError

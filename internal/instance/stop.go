@@ -42,9 +42,11 @@ func StopEngine(ctx context.Context, req Request, log *slog.Logger) ([]string, e
 		if name == engineVLLM && len(req.Workers) > 0 {
 			e = clusterOf(req, r, log, nil)
 		}
-		var busy *remote.InUseError
-		if err := e.InUse(ctx, req.Laptop); errors.As(err, &busy) && !req.MayReplace {
-			return nil, err
+		if !req.MayReplace {
+			var busy *remote.InUseError
+			if err := e.InUse(ctx, req.Laptop); errors.As(err, &busy) {
+				return nil, err
+			}
 		}
 		drives = append(drives, e)
 	}
